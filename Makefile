@@ -1,0 +1,38 @@
+# Everything a fresh machine needs is set up by the target that needs it: python3, make, a compiler.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN_PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
+
+.PHONY: demo test lint bench-step clean
+
+demo: $(VENV)/.installed
+	$(BIN)/penstock demo
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+bench-step: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.step_overhead
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	@echo "Installing penstock into $(VENV) (torch is most of it; a minute or two the first time)"
+	$(RUN_PIP) -e '.[all]'
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
+	@echo "Installing penstock and its development tools into $(VENV)"
+	$(RUN_PIP) -e '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) .penstock build dist

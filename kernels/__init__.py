@@ -1,0 +1,1 @@
+"""Operations on tensors: one file per operation, with its reference twin in `kernels.reference`."""

@@ -1,0 +1,131 @@
+"""Every key, stream, group and field name. Nothing else in the project spells one.
+
+The braces are a Redis Cluster hash tag: all keys of one shard live in one slot, so that one script may
+touch any of them. See docs/wire.md for what each key holds.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import Final
+
+from msgspec import Struct
+
+from penstock.errors import InvalidJobId
+
+GROUP: Final = "penstock"
+"""The consumer group on every lane."""
+
+RELEASED: Final = "-"
+"""The pseudo-consumer that owns released entries until they are reclaimed."""
+
+DEFAULT_SHARD: Final = "default"
+DEFAULT_LANE: Final = "standard"
+
+# Fields of a lane's entry.
+JOB: Final = "job"
+NONCE: Final = "nonce"
+# Fields of a result stream's entry and of a batch's done stream's entry.
+EVENT: Final = "event"
+JOB_ID: Final = "job_id"
+ROW: Final = "row"
+# Fields of the control stream's entries.
+CANCEL: Final = "cancel"
+LANE: Final = "lane"
+# Fields of a batch's hash.
+TOTAL: Final = "total"
+COMPLETED: Final = "completed"
+FAILED: Final = "failed"
+CURSOR: Final = "cursor"
+
+_LANE = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+_JOB_ID = re.compile(
+    r"(?P<lane>[a-z][a-z0-9_-]{0,63})\.(?P<entry>[0-9]{1,20}-[0-9]{1,20})(?:\.(?P<nonce>[0-9a-f]{16}))?"
+)
+
+
+class Keys(Struct, frozen=True):
+    """Key names of one shard of a queue."""
+
+    shard: str = DEFAULT_SHARD
+
+    def _key(self, *parts: str) -> str:
+        return ":".join((f"penstock:{{{self.shard}}}", *parts))
+
+    def jobs(self, lane: str) -> str:
+        """Stream of the lane's outstanding jobs."""
+        return self._key("jobs", lane)
+
+    def result(self, job_id: str) -> str:
+        """Stream of one job's events."""
+        return self._key("result", job_id)
+
+    def batch(self, batch_id: str) -> str:
+        """Hash of a batch's counters and cursor."""
+        return self._key("batch", batch_id)
+
+    def batch_done(self, batch_id: str) -> str:
+        """Stream of a batch's finished rows."""
+        return self._key("batch", batch_id, "done")
+
+    @property
+    def lanes(self) -> str:
+        """Set of declared lanes."""
+        return self._key("lanes")
+
+    @property
+    def control(self) -> str:
+        """Stream of notices to consumers: cancelled jobs, newly declared lanes."""
+        return self._key("control")
+
+    @property
+    def consumers(self) -> str:
+        """Hash of consumer name to heartbeat."""
+        return self._key("consumers")
+
+
+class JobId(Struct, frozen=True):
+    """A job id is a locator: `LANE.ENTRY` for a raw entry, `LANE.ENTRY.NONCE` for one from a client.
+
+    ENTRY is the stream id that the server gave. Entry ids alone repeat between lanes and after a failover;
+    the lane and the client's 8 random bytes make the id unique.
+    """
+
+    lane: str
+    entry: str
+    nonce: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> JobId:
+        """Parse a job id.
+
+        Raises:
+            InvalidJobId: the text is of another form.
+        """
+        match = _JOB_ID.fullmatch(text)
+        if match is None:
+            raise InvalidJobId(
+                f"{text[:100]!r} is not a job id; one looks like `standard.1763820000000-0.9f86d081884c7d65`"
+            )
+        return cls(match["lane"], match["entry"], match["nonce"])
+
+    def __str__(self) -> str:
+        head = f"{self.lane}.{self.entry}"
+        return f"{head}.{self.nonce}" if self.nonce else head
+
+
+def new_nonce() -> str:
+    """8 random bytes as 16 hexadecimal digits."""
+    return secrets.token_hex(8)
+
+
+def check_lane(lane: str) -> str:
+    """Give the lane's name back.
+
+    Raises:
+        ValueError: the name is not lower-case letters, digits, `_` and `-`, letter first, 64 at most.
+    """
+    if _LANE.fullmatch(lane) is None:
+        raise ValueError(f"{lane!r} is not a lane name; use a-z, 0-9, _ and -, a letter first, 64 at most")
+    return lane

@@ -1,0 +1,266 @@
+"""Every message that crosses Redis, and the codecs for them.
+
+A `Job` travels as JSON in the field `job` of a lane's stream entry; an `Event` travels as JSON in the
+field `event` of a result stream's entry. Jobs refuse unknown fields, so that a misspelt parameter is an
+error and not a silent default; events ignore unknown fields, so that an older client reads what a newer
+consumer writes. New fields have defaults, and no field is ever retyped.
+
+Field names follow OpenAI and vLLM where those have one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from penstock.errors import InvalidJob
+
+MAX_JOB_BYTES: Final = 4 * 1024 * 1024
+"""Upper bound of a job's JSON in bytes; a longer one fails with `job_too_large`."""
+
+MAX_STOP_STRINGS: Final = 64
+MAX_STOP_TOKEN_IDS: Final = 256
+
+TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+BatchId = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,64}$")]
+StopString = Annotated[str, Meta(min_length=1, max_length=1024)]
+
+
+class SamplingParams(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How tokens are chosen and when generation ends.
+
+    `None` means the model's own default (its generation_config.json), else the neutral value that the
+    field's description names. A model whose generation config says `do_sample: false` is greedy.
+    """
+
+    max_tokens: Annotated[int, Meta(ge=1)] | None = None
+    """Tokens to generate; by default as many as the model's window holds."""
+    temperature: Annotated[float, Meta(ge=0.0, le=100.0)] | None = None
+    """0 is greedy; the neutral value is 1."""
+    top_p: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
+    """Keep the most likely tokens up to this mass; the neutral value is 1."""
+    top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
+    """Keep the k most likely tokens; 0 or -1 keeps all."""
+    min_p: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
+    """Drop tokens under min_p times the likeliest; the neutral value is 0."""
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    """By default derived from the job id."""
+    stop: StopString | Annotated[list[StopString], Meta(max_length=MAX_STOP_STRINGS)] = []
+    """The text ends before the first of these that appears."""
+    stop_token_ids: Annotated[list[TokenId], Meta(max_length=MAX_STOP_TOKEN_IDS)] = []
+    """Generation ends at any of these tokens."""
+    ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        # JSON has no NaN and msgspec would write one as null, which reads as "not given".
+        for name in ("temperature", "top_p", "min_p"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise InvalidJob(f"`{name}` is {value}; it must be a finite number")
+
+    @property
+    def stop_strings(self) -> list[str]:
+        """`stop` as a list, whichever way it was given."""
+        return [self.stop] if isinstance(self.stop, str) else self.stop
+
+
+class TextPart(Struct, frozen=True, forbid_unknown_fields=True):
+    """One text part of a chat message's content."""
+
+    text: str
+    type: Literal["text"] = "text"
+
+
+class Message(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One chat message, rendered by the model's chat template."""
+
+    role: Annotated[str, Meta(min_length=1, max_length=64)]
+    content: str | list[TextPart]
+    name: Annotated[str, Meta(max_length=64)] | None = None
+
+
+class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a client asks for. Exactly one of `prompt`, `messages` and `prompt_token_ids` is given."""
+
+    prompt: str | None = None
+    messages: Annotated[list[Message], Meta(max_length=4096)] | None = None
+    prompt_token_ids: list[TokenId] | None = None
+    sampling_params: SamplingParams = SamplingParams()
+    stream: bool = False
+    """Publish `tokens` events while the job runs."""
+    model: str | None = None
+    """Fail unless the queue serves this model; by default whatever it serves."""
+    custom_id: Annotated[str, Meta(max_length=512)] | None = None
+    """The caller's label, given back in the terminal event."""
+    batch: BatchId | None = None
+    """An open batch that this job is a row of."""
+    row: Annotated[int, Meta(ge=0)] | None = None
+    """Row number in the batch, given back with the row's end."""
+    chat_template_kwargs: dict[str, Any] = {}
+    """Further variables for the chat template."""
+    return_token_ids: bool = False
+    """Put the token ids into the terminal event as well."""
+    result_ttl_s: Annotated[int, Meta(ge=1, le=30 * 86400)] | None = None
+    """How long the result is kept; by default as the consumer is set, one day."""
+
+    def __post_init__(self) -> None:
+        names = ("prompt", "messages", "prompt_token_ids")
+        given = [name for name in names if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = "none is given" if not given else f"{' and '.join(given)} are given"
+            raise InvalidJob(f"a job has exactly one of `prompt`, `messages` and `prompt_token_ids`; {found}")
+        if not getattr(self, given[0]):
+            raise InvalidJob(f"`{given[0]}` is empty; a job needs at least one character, message or token")
+
+
+class Completion(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One finished sample of a job."""
+
+    text: str
+    finish_reason: Literal["stop", "length"]
+    index: int = 0
+    stop_reason: str | int | None = None
+    """The stop string or stop token id that ended it, if one did."""
+    token_ids: list[int] | None = None
+
+
+class Usage(Struct, frozen=True, kw_only=True):
+    """Token counts of one job, over all its samples."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Error(Struct, frozen=True, kw_only=True):
+    """Why a job failed. `type` is one of the names in `ERROR_TYPES`; newer consumers may add some."""
+
+    type: str
+    message: str
+    retryable: bool = False
+
+
+ERROR_TYPES: Final = {
+    "invalid_job": "the job is not JSON, breaks the schema, or has a value out of range",
+    "job_too_large": "the job's JSON is longer than the limit",
+    "prompt_too_long": "prompt and at least one new token do not fit the model's window",
+    "model_not_served": "the job names a model that this queue does not serve",
+    "cancelled": "the job was cancelled",
+    "engine_error": "the engine failed on this job",
+}
+
+
+class Tokens(Struct, frozen=True, kw_only=True, tag="tokens", tag_field="type", omit_defaults=True):
+    """A stretch of one sample's output: also the checkpoint from which another consumer resumes."""
+
+    text: str
+    token_ids: list[int]
+    text_offset: int
+    """Characters of the sample's text before this event."""
+    sample: int = 0
+    fingerprint: str = ""
+    """Model and precision that made these tokens."""
+
+
+class Done(Struct, frozen=True, kw_only=True, tag="done", tag_field="type", omit_defaults=True):
+    """Terminal event of a job that ran to its end."""
+
+    outputs: list[Completion]
+    usage: Usage
+    model: str
+    fingerprint: str = ""
+    custom_id: str | None = None
+
+    @property
+    def text(self) -> str:
+        """Text of the first sample."""
+        return self.outputs[0].text
+
+
+class Failed(Struct, frozen=True, kw_only=True, tag="failed", tag_field="type", omit_defaults=True):
+    """Terminal event of a job that did not run to its end."""
+
+    error: Error
+    custom_id: str | None = None
+
+
+Event = Tokens | Done | Failed
+TerminalEvent = Done | Failed
+
+
+class JobLabels(Struct, frozen=True):
+    """What can still be read of a job that breaks the contract, so that its failure finds its batch."""
+
+    custom_id: str | None = None
+    batch: str | None = None
+    row: int | None = None
+
+
+_encoder = msgspec.json.Encoder()
+_job_decoder = msgspec.json.Decoder(Job)
+_labels_decoder = msgspec.json.Decoder(JobLabels)
+_event_decoder = msgspec.json.Decoder(Event)
+
+_UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(?P<name>.*?)`(?: - at `(?P<path>\$[^`]*)`)?")
+
+
+def encode_job(job: Job) -> bytes:
+    """Encode and check a job.
+
+    Raises:
+        InvalidJob: a value is out of range, or the JSON is longer than `MAX_JOB_BYTES`.
+    """
+    data = _encoder.encode(job)
+    decode_job(data)  # constructors do not check ranges; one decode does, in a few microseconds
+    return data
+
+
+def decode_job(data: bytes | str) -> Job:
+    """Decode and check a job's JSON.
+
+    Raises:
+        InvalidJob: says what is wrong, where, and what would be right.
+    """
+    if len(data) > MAX_JOB_BYTES:
+        raise InvalidJob(f"the job has {len(data)} bytes; the limit is {MAX_JOB_BYTES}")
+    try:
+        return _job_decoder.decode(data)
+    except msgspec.ValidationError as error:
+        raise InvalidJob(_explain(str(error))) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidJob(f"the job is not valid JSON in UTF-8: {error}") from None
+
+
+def decode_labels(data: bytes | str) -> JobLabels:
+    """Read what labels can be read of a job that `decode_job` refused; never raises."""
+    try:
+        return _labels_decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return JobLabels()
+
+
+def encode_event(event: Event) -> bytes:
+    """Encode an event for the field `event` of a result stream."""
+    return _encoder.encode(event)
+
+
+def decode_event(data: bytes | str) -> Event:
+    """Decode an event; raises `msgspec.DecodeError` where the bytes are not one of ours."""
+    return _event_decoder.decode(data)
+
+
+def _explain(message: str) -> str:
+    """msgspec's words, with the nearest known name where a field is unknown."""
+    match = _UNKNOWN_FIELD.fullmatch(message)
+    if match is None:
+        return message
+    name, path = match["name"], match["path"] or "$"
+    struct = {"$": Job, "$.sampling_params": SamplingParams}.get(path, Message)
+    known = [field.encode_name for field in msgspec.structs.fields(struct)]
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean `{near[0]}`?" if near else f"known fields: {', '.join(known)}"
+    return f"unknown field `{name}` at `{path}`; {hint}"

@@ -1,0 +1,50 @@
+"""Server-side scripts: one .lua file per state change, each atomic.
+
+Plain EVALSHA with EVAL on NOSCRIPT: no Functions and no shebang, so that Redis 6.2, Redis 7 and Valkey all
+run them. Each file's head documents its KEYS, ARGV and reply.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable, Sequence
+from importlib.resources import files
+from typing import Any, Final, cast
+
+from msgspec import Struct
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError
+
+Argument = str | bytes | int
+
+
+class Script(Struct, frozen=True):
+    """A script's source and its SHA-1, by which the server knows it."""
+
+    name: str
+    source: str
+    sha: str
+
+    @classmethod
+    def load(cls, name: str) -> Script:
+        """Read `NAME.lua` from this package."""
+        source = files("penstock.scripts").joinpath(f"{name}.lua").read_text(encoding="utf-8")
+        return cls(name, source, hashlib.sha1(source.encode()).hexdigest())
+
+    async def run(self, redis: Redis, keys: Sequence[str], args: Sequence[Argument]) -> Any:
+        """Run on the server: by digest, or by source where the server has not seen it yet."""
+        execute = cast("Callable[..., Awaitable[Any]]", redis.execute_command)  # untyped in redis-py
+        try:
+            return await execute("EVALSHA", self.sha, len(keys), *keys, *args)
+        except NoScriptError:
+            return await execute("EVAL", self.source, len(keys), *keys, *args)
+
+
+ENQUEUE: Final = Script.load("enqueue")
+CANCEL: Final = Script.load("cancel")
+STATUS: Final = Script.load("status")
+CLAIM: Final = Script.load("claim")
+RENEW: Final = Script.load("renew")
+PUBLISH: Final = Script.load("publish")
+COMMIT: Final = Script.load("commit")
+RELEASE: Final = Script.load("release")

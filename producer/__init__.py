@@ -1,0 +1,1 @@
+"""The programs that put jobs in: the command line, dataset runs, the embedded server."""
