@@ -1,0 +1,314 @@
+"""One consumer: claims by credit, has the engine answer, publishes, renews, and drains when asked to.
+
+Every loop below outlives the server's outages and the engine's deaths. The state that they share is
+`_running`, changed on the event loop only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+from consumer.broker import Broker
+from consumer.engine_host import EngineHost
+from consumer.lease import Ending, Lease
+from consumer.publisher import Publisher
+from consumer.running import RunningJob
+from consumer.settings import Settings
+from consumer.tokenizer_thread import TokenizerThread
+from engine.messages import Step
+from engine.request import Request
+from penstock.backoff import pauses
+from penstock.errors import PenstockError, ServerError
+from penstock.keys import Keys
+from penstock.link import BLOCK_MS, Link
+from penstock.messages import Error, Heartbeat
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_IDLE_BLOCK_MS = 1_000
+"""Longest wait for new jobs before expired leases are looked for again."""
+_LEAVE_TIMEOUT_S = 5.0
+
+
+class ModelDisagreement(PenstockError):
+    """Another live consumer serves a different model on the same queue."""
+
+
+class Consumer:
+    """One consumer process. `run` until `stop` was called and everything is given back."""
+
+    def __init__(self, settings: Settings, *, engine_command: Sequence[str] = ()) -> None:
+        """Prepare; nothing is connected or started before `run`.
+
+        Args:
+            engine_command: replaces `python -m engine.process`, see `start_engine`.
+        """
+        self._settings = settings
+        self._link = Link(settings.redis)
+        name = f"{settings.stable_name}.{secrets.token_hex(4)}"
+        self._broker = Broker(self._link, Keys(settings.shard), name, settings.lease_ms)
+        self._publisher = Publisher(self._broker, self._drop)
+        self._thread = TokenizerThread(settings.coalesce_ms)
+        self._pulse = asyncio.Event()
+        self._engine = EngineHost(settings, self._thread, self._pulse.set, engine_command)
+        self._admitting: list[Lease] = []
+        self._running: dict[str, RunningJob] = {}
+        self._num_waiting = 0
+        self._room = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._hard_stop = asyncio.Event()
+
+    def stop(self) -> None:
+        """Drain and end; a second call ends without waiting for running jobs."""
+        if self._stop.is_set():
+            self._hard_stop.set()
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Serve until stopped.
+
+        Raises:
+            EngineStartFailed: the model cannot be loaded, or the engine cannot be started any more.
+            ModelDisagreement: the queue serves another model already.
+        """
+        try:
+            async with _Tasks() as tasks:
+                tasks.start(self._pulse_loop())
+                if await tasks.unless(self._stop, self._start()):
+                    claiming = tasks.start(self._claim_loop())
+                    tasks.start(self._notice_loop())
+                    tasks.start(self._engine_loop())
+                    tasks.start(self._publisher.run())
+                    await tasks.unless(self._stop, asyncio.Event().wait())
+                    claiming.cancel()
+                    await asyncio.gather(claiming, return_exceptions=True)
+                    await tasks.unless(self._hard_stop, self._drain())
+        finally:
+            await self._leave()
+
+    async def _start(self) -> None:
+        await self._patiently(self._join)
+        await self._engine.start()
+
+    async def _join(self) -> None:
+        mine = self._settings.model_name
+        for name, beat in (await self._broker.others()).items():
+            if beat.model != mine:
+                raise ModelDisagreement(
+                    f"consumer {name} serves {beat.model!r} on this queue, not {mine!r}; stop it first, "
+                    "or give this model a queue of its own with --shard"
+                )
+        await self._broker.start(take_over=self._settings.name or None)
+
+    # Claiming
+
+    def _credit(self) -> int:
+        """How many more jobs the engine can admit soon."""
+        served = self._engine.served
+        if served is None:
+            return 0
+        if self._running and self._num_waiting >= max(1, self._settings.lookahead):
+            return 0  # blocks are the bottleneck, not sequences
+        in_flight = len(self._running) + len(self._admitting)
+        return served.ready.max_num_seqs + self._settings.lookahead - in_flight
+
+    async def _claim_loop(self) -> None:
+        while True:
+            credit = self._credit()
+            if credit <= 0:
+                self._room.clear()
+                await self._room.wait()
+                continue
+            self._admitting = await self._patiently(lambda credit=credit: self._broker.claim(credit))
+            if self._admitting:
+                claimed = len(self._admitting)
+                await self._admit()
+                if claimed == credit:
+                    continue
+            await self._patiently(lambda: self._broker.wait_for_jobs(_IDLE_BLOCK_MS))
+
+    async def _admit(self) -> None:
+        published = {
+            lease.request_id: await self._patiently(lambda lease=lease: self._broker.published(lease.job_id))
+            for lease in self._admitting
+            if lease.deliveries > 1
+        }
+        served = self._engine.served
+        if served is None:  # the engine died just now
+            await self._patiently(lambda: self._broker.release(self._admitting))
+            self._admitting = []
+            return
+        jobs, endings = await self._thread.admit(served, self._admitting, published)
+        self._admitting = []
+        self._publisher.hand_over([], endings)
+        for job in jobs:
+            self._drop_earlier_runs(job.lease)
+            self._running[job.request.request_id] = job
+        self._engine.submit([job.request for job in jobs])
+
+    def _drop_earlier_runs(self, lease: Lease) -> None:
+        """This process may hold an older lease of the same job, if it was too busy to renew it."""
+        for job in [job for job in self._running.values() if job.lease.key == lease.key]:
+            self._drop(job.lease)
+
+    # Engine
+
+    async def _engine_loop(self) -> None:
+        async for step in self._engine.steps(self._survivors):
+            await self._take_step(step)
+
+    async def _take_step(self, step: Step) -> None:
+        self._num_waiting = step.num_waiting
+        outputs = [(job, out) for out in step.outputs if (job := self._running.get(out.request_id))]
+        progress, ended = await self._thread.digest(outputs)
+        # A job cancelled or lost while the thread was at work has nothing more to say.
+        ended = [(job, ending) for job, ending in ended if job.request.request_id in self._running]
+        self._engine.abort([job.request.request_id for job, _ in ended if job.stopped_early])
+        for job, _ in ended:
+            del self._running[job.request.request_id]
+        self._publisher.hand_over(progress, [ending for _, ending in ended])
+        self._room.set()
+
+    def _survivors(self) -> list[Request]:
+        """After a death of the engine: requests that go on, and an end for those that saw too many deaths."""
+        limit = self._settings.max_engine_deaths
+        endings: list[Ending] = []
+        for request_id, job in list(self._running.items()):
+            job.engine_deaths += 1
+            if job.engine_deaths >= limit:
+                words = f"the engine died {job.engine_deaths} times while it ran this job"
+                endings.append(job.failure(Error(type="engine_error", message=words, retryable=True)))
+                del self._running[request_id]
+        self._publisher.hand_over([], endings)
+        return [job.resumed_request() for job in self._running.values()]
+
+    # Leases
+
+    async def _notice_loop(self) -> None:
+        while True:
+            notices = await self._patiently(lambda: self._broker.wait_for_notices(BLOCK_MS))
+            if notices is None:
+                continue
+            if notices.lanes_changed:
+                await self._patiently(self._broker.refresh_lanes)
+            for job in [job for job in self._running.values() if job.lease.key in notices.cancelled]:
+                self._drop(job.lease)
+
+    async def _pulse_loop(self) -> None:
+        """Renew every lease and beat: three times a lease, and whenever the engine enters a new phase."""
+        while True:
+            self._pulse.clear()
+            try:
+                for lease in await self._broker.renew(self._held()):
+                    self._drop(lease)
+                await self._broker.heartbeat(self._beat())
+                wait_s = self._settings.lease_s / 3
+            except ServerError as error:
+                log.warning("cannot renew leases, will try again: %s", error)
+                self._broker.connection_lost()
+                wait_s = min(1.0, self._settings.lease_s / 10)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._pulse.wait(), wait_s)
+
+    def _held(self) -> list[Lease]:
+        running = [job.lease for job in self._running.values()]
+        return [*self._admitting, *running, *self._publisher.unwritten]
+
+    def _drop(self, lease: Lease) -> None:
+        """Stop running a job that is not ours any more, without a word to anyone."""
+        if self._running.pop(lease.request_id, None) is not None:
+            self._engine.abort([lease.request_id])
+            self._room.set()
+
+    def _beat(self) -> Heartbeat:
+        served = self._engine.served
+        return Heartbeat(
+            model=self._settings.model_name,
+            phase="draining" if self._stop.is_set() else self._engine.phase,
+            at_ms=0,
+            interval_ms=int(self._settings.lease_s * 1000 / 3),
+            max_num_seqs=served.ready.max_num_seqs if served else 0,
+            num_running=len(self._running),
+        )
+
+    # Ending
+
+    async def _drain(self) -> None:
+        """Give running jobs their grace; claiming has ended already."""
+        self._pulse.set()
+        if self._running:
+            log.info("draining: %d jobs have %g s to finish", len(self._running), self._settings.grace_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.grace_s):
+                while self._running:
+                    self._room.clear()
+                    await self._room.wait()
+                await self._publisher.drained()
+
+    async def _leave(self) -> None:
+        """Give back what is still held, take the name off the group, end the child."""
+        held = len(self._held())
+        try:
+            async with asyncio.timeout(_LEAVE_TIMEOUT_S):
+                released = await self._broker.retire(self._broker.consumer)
+            if released:
+                log.info("released %d jobs for others to take", released)
+        except (ServerError, TimeoutError) as error:
+            log.warning("could not release %d jobs, their leases will expire: %s", held, error)
+        await self._engine.stop()
+        self._thread.close()
+        await self._link.aclose()
+
+    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Call until the server answers."""
+        for pause in pauses():
+            try:
+                return await call()
+            except ServerError as error:
+                log.warning("the server is in trouble, will try again: %s", error)
+                self._broker.connection_lost()
+                await asyncio.sleep(pause)
+        raise AssertionError("pauses never end")
+
+
+class _Tasks:
+    """Tasks that run beside the body: none outlives it, and what one raises ends it."""
+
+    def __init__(self) -> None:
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> _Tasks:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def start(self, loop: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start a loop."""
+        task = asyncio.create_task(loop)
+        self._tasks.append(task)
+        return task
+
+    async def unless(self, event: asyncio.Event, work: Coroutine[Any, Any, Any]) -> bool:
+        """Await `work`; False where the event came first. What a loop raises meanwhile is raised here."""
+        own: list[asyncio.Task[Any]] = [asyncio.create_task(work), asyncio.create_task(event.wait())]
+        try:
+            loops = [task for task in self._tasks if not task.done()]
+            done, _ = await asyncio.wait([*own, *loops], return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                if not task.cancelled():
+                    task.result()
+            return own[0] in done
+        finally:
+            for task in own:
+                task.cancel()
+            await asyncio.gather(*own, return_exceptions=True)

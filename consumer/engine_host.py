@@ -1,0 +1,141 @@
+"""Keeps an engine process running: starts it, starts another after a death, says what phase it is in."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+
+from consumer.engine_process import EngineDied, EngineProcess, EngineStartFailed, start_engine
+from consumer.running import Served
+from consumer.settings import Settings
+from consumer.tokenizer import Defaults, PromptTokenizer
+from consumer.tokenizer_thread import TokenizerThread
+from engine.messages import Fatal, Loading, Ready, Step
+from engine.request import Request
+
+log = logging.getLogger(__name__)
+
+_MAX_FAILED_STARTS = 3
+
+
+class EngineHost:
+    """The engine as the consumer sees it: one that comes back."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        thread: TokenizerThread,
+        on_phase: Callable[[], None],
+        command: Sequence[str],
+    ) -> None:
+        self._settings = settings
+        self._thread = thread
+        self._on_phase = on_phase
+        self._command = command
+        self._process: EngineProcess | None = None
+        self.served: Served | None = None
+        """The model, while an engine is ready for requests."""
+        self.phase = "starting"
+        """For heartbeats: `ready`, or what the engine is doing before it is."""
+
+    async def start(self) -> Served:
+        """Start a process and wait until its model is loaded.
+
+        Raises:
+            EngineStartFailed: in the engine's own words.
+        """
+        self._enter("starting the engine")
+        process = await start_engine(self._settings.engine, command=self._command)
+        try:
+            ready = await self._wait_ready(process)
+            self.served = await self._thread.run(lambda: self._load(ready))
+        except BaseException:
+            await process.stop(0.5)
+            raise
+        self._process = process
+        self._enter("ready")
+        return self.served
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Hand requests over; without a running engine they are dropped, and resubmitted after its start."""
+        if self._process is not None and requests:
+            self._process.submit(requests)
+
+    def abort(self, request_ids: Sequence[str]) -> None:
+        """Drop requests; their output may still arrive."""
+        if self._process is not None and request_ids:
+            self._process.abort(request_ids)
+
+    async def steps(self, survivors: Callable[[], list[Request]]) -> AsyncIterator[Step]:
+        """Steps, across deaths: after each, another process is started and given the `survivors`.
+
+        Raises:
+            EngineStartFailed: no new engine could be started, several times in a row.
+        """
+        while True:
+            assert self._process is not None
+            try:
+                async for report in self._process.reports():
+                    match report:
+                        case Step():
+                            yield report
+                        case Fatal(message):
+                            log.error("the engine cannot go on: %s", message)
+                        case _:
+                            pass
+            except EngineDied as error:
+                log.error("%s; another one is started", error)
+                requests = survivors()
+                await self._restart()
+                self.submit(requests)
+
+    async def stop(self) -> None:
+        """End the process."""
+        process, self._process, self.served = self._process, None, None
+        if process is not None:
+            await process.stop()
+
+    async def _restart(self) -> None:
+        await self.stop()
+        for attempt in range(1, _MAX_FAILED_STARTS + 1):
+            try:
+                await self.start()
+                return
+            except EngineStartFailed as error:
+                log.error("start %d of the engine failed: %s", attempt, error)
+                if attempt == _MAX_FAILED_STARTS:
+                    raise
+                await asyncio.sleep(attempt)
+
+    async def _wait_ready(self, process: EngineProcess) -> Ready:
+        try:
+            async for report in process.reports():
+                match report:
+                    case Loading(phase):
+                        self._enter(phase)
+                    case Ready():
+                        return report
+                    case Fatal(message):
+                        raise EngineStartFailed(message)
+                    case Step():
+                        pass
+        except EngineDied as error:
+            raise EngineStartFailed(f"while it was loading, {error}") from None
+        raise AssertionError("reports end only by an exception")
+
+    def _load(self, ready: Ready) -> Served:
+        folder = Path(ready.model_path)
+        return Served(
+            model=self._settings.model_name,
+            ready=ready,
+            tokenizer=PromptTokenizer(folder, ready.vocab_size),
+            defaults=Defaults.load(folder),
+            result_ttl_s=self._settings.result_ttl_s,
+        )
+
+    def _enter(self, phase: str) -> None:
+        log.info("engine: %s", phase)
+        self.phase = phase
+        self._on_phase()

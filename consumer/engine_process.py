@@ -1,0 +1,115 @@
+"""The engine as a child process: start, send commands, read reports. See `engine.messages` for the frames."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Sequence
+
+import msgspec
+
+from engine.config import EngineConfig
+from engine.messages import (
+    HEADER,
+    Abort,
+    Command,
+    Report,
+    Submit,
+    encode_frame,
+    report_decoder,
+)
+from engine.request import Request
+from penstock.errors import PenstockError
+
+_READ_LIMIT = 1024 * 1024
+
+
+class EngineStartFailed(PenstockError):
+    """The engine could not load its model; the message is the engine's own."""
+
+
+class EngineDied(PenstockError):
+    """The engine process ended without being asked to."""
+
+
+class EngineProcess:
+    """One running child. A new one is started after a death; see `start_engine`."""
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self._process = process
+        self._reader = reader
+        self._writer = writer
+
+    @property
+    def pid(self) -> int:
+        """Process id of the child."""
+        return self._process.pid
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Hand requests over; they are admitted in order."""
+        self._send(Submit(list(requests)))
+
+    def abort(self, request_ids: Sequence[str]) -> None:
+        """Drop requests. Output that is on its way may still arrive."""
+        self._send(Abort(list(request_ids)))
+
+    async def reports(self) -> AsyncIterator[Report]:
+        """Reports in order, until the child ends.
+
+        Raises:
+            EngineDied: the socket closed.
+        """
+        while True:
+            try:
+                head = await self._reader.readexactly(HEADER.size)
+                body = await self._reader.readexactly(HEADER.unpack(head)[0])
+            except (asyncio.IncompleteReadError, ConnectionError):
+                raise EngineDied(f"the engine process {self.pid} ended ({self._ending()})") from None
+            yield report_decoder.decode(body)
+
+    async def stop(self, grace_s: float = 5.0) -> None:
+        """Close the socket, which ends the child; kill it where that takes too long."""
+        self._writer.close()
+        with contextlib.suppress(ConnectionError):
+            await self._writer.wait_closed()
+        try:
+            await asyncio.to_thread(self._process.wait, grace_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            await asyncio.to_thread(self._process.wait)
+
+    def _send(self, command: Command) -> None:
+        # Not awaited: what is in flight is bounded by credit, and the reader must never wait for the writer.
+        if not self._writer.is_closing():
+            self._writer.write(encode_frame(command))
+
+    def _ending(self) -> str:
+        try:
+            code = self._process.wait(1.0)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
+        return f"signal {-code}" if code < 0 else f"exit status {code}"
+
+
+async def start_engine(config: EngineConfig, *, command: Sequence[str] = ()) -> EngineProcess:
+    """Start the child; it reports `Loading` until it reports `Ready` or `Fatal`.
+
+    `command` replaces `python -m engine.process`: any program that speaks the same frames on the socket whose
+    file descriptor is its first argument, with the configuration as JSON in the second.
+    """
+    ours, theirs = socket.socketpair()
+    argv = list(command) or [sys.executable, "-m", "engine.process"]
+    with theirs:
+        process = subprocess.Popen(  # noqa: ASYNC220 - returns as soon as the child is forked
+            [*argv, str(theirs.fileno()), msgspec.json.encode(config).decode()],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+        )
+    reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_READ_LIMIT)
+    return EngineProcess(process, reader, writer)

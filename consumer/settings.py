@@ -1,0 +1,76 @@
+"""The consumer's settings, from command-line flags."""
+
+from __future__ import annotations
+
+import argparse
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from engine.config import EngineConfig
+from penstock.keys import DEFAULT_SHARD
+
+
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How one consumer behaves. Times are in the unit that the name ends with."""
+
+    engine: EngineConfig
+    redis: str = "redis://127.0.0.1:6379/0"
+    shard: str = DEFAULT_SHARD
+    served_model_name: str = ""
+    """The model's name to clients; by default the hub id, or the folder's name."""
+    name: str = ""
+    """A stable name (a StatefulSet's pod, say): a start takes over what an earlier process of it left."""
+    lease_s: float = 30.0
+    """A lease not renewed for this long may be taken by any consumer; renewed at a third of it."""
+    grace_s: float = 30.0
+    """How long a drain waits for running jobs before it releases them."""
+    result_ttl_s: int = 86_400
+    lookahead: int = 8
+    """Jobs claimed beyond the sequences that run, so that the engine never waits for the queue."""
+    coalesce_ms: int = 50
+    """Least time between two `tokens` events of one job."""
+    max_engine_deaths: int = 3
+    """A job that was running at this many deaths of the engine fails with `engine_error`."""
+
+    @property
+    def lease_ms(self) -> int:
+        """Lease in milliseconds, as the scripts take it."""
+        return int(self.lease_s * 1000)
+
+    @property
+    def model_name(self) -> str:
+        """The model's name in heartbeats and results, and the one that jobs may ask for."""
+        model = self.engine.model
+        return self.served_model_name or (Path(model).resolve().name if Path(model).is_dir() else model)
+
+    @property
+    def stable_name(self) -> str:
+        """The part of the consumer's name that outlives the process."""
+        return self.name or socket.gethostname().split(".")[0]
+
+
+def parse_settings(argv: Sequence[str]) -> Settings:
+    """Read settings from flags; prints usage and exits with status 2 where a flag is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python -m consumer", description="Take jobs from Redis and answer them with the engine."
+    )
+    for struct, skip in ((Settings, {"engine"}), (EngineConfig, set[str]())):
+        for field in msgspec.structs.fields(struct):
+            if field.name in skip:
+                continue
+            flag = "--" + field.name.replace("_", "-")
+            required = field.default is msgspec.NODEFAULT
+            default = None if required else field.default
+            parser.add_argument(flag, required=required, default=default, help=f"default: {default}")
+    values = vars(parser.parse_args(argv))
+    engine_fields = {field.name for field in msgspec.structs.fields(EngineConfig)}
+    engine = {name: value for name, value in values.items() if name in engine_fields}
+    rest = {name: value for name, value in values.items() if name not in engine_fields}
+    try:
+        return msgspec.convert({**rest, "engine": engine}, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        parser.error(str(error))

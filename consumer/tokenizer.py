@@ -1,0 +1,170 @@
+"""Text to token ids: the model's tokenizer.json, its chat template and its generation defaults.
+
+Reads the model's folder with `tokenizers` and jinja2 alone: neither torch nor transformers is imported.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from msgspec import Struct
+from tokenizers import Tokenizer
+
+from penstock.errors import InvalidJob, PenstockError
+from penstock.messages import Job, Message
+
+
+class TokenizerMissing(PenstockError):
+    """The model's folder has no tokenizer that can be loaded."""
+
+
+class Defaults(Struct, frozen=True, kw_only=True):
+    """Sampling defaults that the model's generation_config.json states."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+
+    @classmethod
+    def load(cls, folder: Path) -> Defaults:
+        """Read the file, where there is one. An explicit `do_sample: false` means greedy."""
+        config = _read_json(folder / "generation_config.json")
+        found = {name: config[name] for name in cls.__struct_fields__ if config.get(name) is not None}
+        if config.get("do_sample") is False:
+            found["temperature"] = 0.0
+        return cls(**found)
+
+
+class PromptTokenizer:
+    """Encodes jobs' prompts. Not for concurrent use: the consumer keeps one tokenizer thread."""
+
+    def __init__(self, folder: Path, vocab_size: int) -> None:
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise TokenizerMissing(
+                f"{folder} has no tokenizer.json; save one with transformers' "
+                "AutoTokenizer.from_pretrained(...).save_pretrained(folder)"
+            )
+        self.tokenizer: Any = Tokenizer.from_file(str(path))  # typed as Any: its stubs are partial
+        self._vocab_size = vocab_size
+        config = _read_json(folder / "tokenizer_config.json")
+        self._template = ChatTemplate.load(folder, config)
+
+    def encode(self, job: Job) -> list[int]:
+        """Token ids of the job's prompt, special tokens included as the model wants them.
+
+        Raises:
+            InvalidJob: the template refuses the messages, or a token id is not in the vocabulary.
+        """
+        if job.prompt_token_ids is not None:
+            return self._checked(job.prompt_token_ids)
+        if job.messages is not None:
+            text = self._render(job.messages, job.chat_template_kwargs)
+            ids = self.tokenizer.encode(text, add_special_tokens=False).ids
+        else:
+            ids = self.tokenizer.encode(job.prompt, add_special_tokens=True).ids
+        if not ids:
+            raise InvalidJob("the prompt has no tokens; it needs at least one")
+        return ids
+
+    def _checked(self, ids: list[int]) -> list[int]:
+        largest = max(ids)
+        if largest >= self._vocab_size:
+            raise InvalidJob(
+                f"`prompt_token_ids` has {largest}; this model's ids go from 0 to {self._vocab_size - 1}"
+            )
+        return ids
+
+    def _render(self, messages: list[Message], variables: dict[str, Any]) -> str:
+        if self._template is None:
+            raise InvalidJob("this model has no chat template; send `prompt` instead of `messages`")
+        return self._template.render(messages, variables)
+
+
+class ChatTemplate:
+    """A model's chat template in a sandbox, with the helpers that templates of the field expect."""
+
+    def __init__(self, source: str, special_tokens: dict[str, str]) -> None:
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+        )
+        environment.filters["tojson"] = _tojson
+        helpers: dict[str, Any] = {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
+        environment.globals.update(helpers)
+        self._template = environment.from_string(source)
+        self._special_tokens = special_tokens
+
+    @classmethod
+    def load(cls, folder: Path, config: dict[str, Any]) -> ChatTemplate | None:
+        """From chat_template.jinja, else from tokenizer_config.json; None where the model has none."""
+        path = folder / "chat_template.jinja"
+        source = path.read_text(encoding="utf-8") if path.is_file() else config.get("chat_template")
+        if isinstance(source, list):  # several named templates
+            named = {entry["name"]: entry["template"] for entry in source}
+            source = named.get("default")
+        if not isinstance(source, str):
+            return None
+        return cls(source, _special_tokens(config))
+
+    def render(self, messages: list[Message], variables: dict[str, Any]) -> str:
+        """The conversation as one text, ready for the assistant's turn.
+
+        Raises:
+            InvalidJob: with the template's own words where it refuses the conversation.
+        """
+        reserved = {"messages", "add_generation_prompt", *self._special_tokens} & variables.keys()
+        if reserved:
+            raise InvalidJob(f"`chat_template_kwargs` may not set {', '.join(sorted(reserved))}")
+        try:
+            return self._template.render(
+                **self._special_tokens,
+                **variables,
+                messages=[_as_dict(message) for message in messages],
+                add_generation_prompt=True,
+            )
+        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+            raise InvalidJob(f"the chat template refuses these messages: {error}") from None
+
+
+def _as_dict(message: Message) -> dict[str, str]:
+    content = message.content
+    text = content if isinstance(content, str) else "".join(part.text for part in content)
+    fields = {"role": message.role, "content": text}
+    return fields if message.name is None else {**fields, "name": message.name}
+
+
+def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
+    tokens: dict[str, str] = {}
+    for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
+        value = config.get(name)
+        if isinstance(value, dict):
+            value = value.get("content")
+        if isinstance(value, str):
+            tokens[name] = value
+    return tokens
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _tojson(value: Any, indent: int | None = None) -> str:
+    # Not jinja's own filter, which escapes for HTML.
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _raise_exception(message: str) -> None:
+    raise TemplateError(message)
+
+
+def _strftime_now(form: str) -> str:
+    return datetime.datetime.now().strftime(form)

@@ -1,0 +1,43 @@
+-- Remove consumers: what they hold is released for others to take at once, then their names go.
+-- A name is deleted only when nothing is pending under it: XGROUP DELCONSUMER destroys pending entries.
+-- KEYS: control stream, consumers hash, then lane streams
+-- ARGV: group, lease (ms), name or, with a `*` behind it, a prefix of names; a name to spare ('' for none)
+-- Reply: how many leases were released
+local group, lease, pattern, spared = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local prefix = string.match(pattern, '^(.*)%*$')
+local released = 0
+
+local function matches(name)
+  if name == spared or name == '-' then return false end
+  if prefix then return string.sub(name, 1, #prefix) == prefix end
+  return name == pattern
+end
+
+local function release_all(lane, name)
+  repeat
+    local pending = redis.call('XPENDING', lane, group, '-', '+', 100, name)
+    for _, row in ipairs(pending) do
+      -- On Redis 6.2 an entry that was deleted unacknowledged stays pending, and XCLAIM does not move it.
+      local moved = redis.call('XCLAIM', lane, group, '-', 0, row[1], 'IDLE', lease, 'JUSTID')
+      if #moved == 0 then redis.call('XACK', lane, group, row[1]) end
+      released = released + 1
+    end
+  until #pending == 0
+  redis.call('XGROUP', 'DELCONSUMER', lane, group, name)
+end
+
+for i = 3, #KEYS do
+  local consumers = redis.pcall('XINFO', 'CONSUMERS', KEYS[i], group)
+  if not consumers.err then
+    for _, info in ipairs(consumers) do
+      local row = {}
+      for j = 1, #info, 2 do row[info[j]] = info[j + 1] end
+      if matches(row['name']) then release_all(KEYS[i], row['name']) end
+    end
+  end
+end
+for _, name in ipairs(redis.call('HKEYS', KEYS[2])) do
+  if matches(name) then redis.call('HDEL', KEYS[2], name) end
+end
+if released > 0 then redis.call('XADD', KEYS[1], 'MAXLEN', '~', 1000, '*', 'wake', 'released') end
+return released
