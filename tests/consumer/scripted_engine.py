@@ -7,11 +7,13 @@ exactly as an undisturbed one. Its script is the configuration's `model` field, 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
 import sys
 import time
+from pathlib import Path
 
 import msgspec
 
@@ -31,7 +33,7 @@ class ScriptedEngine:
     def __init__(self, link: socket.socket, config: EngineConfig) -> None:
         self.link = link
         self.config = config
-        self.script = json.loads(open(f"{config.model}/script.json").read())
+        self.script = json.loads(Path(config.model, "script.json").read_text())
         self.waiting: list[Request] = []
         self.running: dict[str, tuple[Request, int]] = {}
         self.seen = 0
@@ -121,10 +123,10 @@ class ScriptedEngine:
         return Output(request_id=request_id, token_ids=[token], finish_reason="length" if ended else None)
 
     def _first_life(self) -> bool:
-        marker = f"{self.config.model}/died"
-        if os.path.exists(marker):
+        marker = Path(self.config.model, "died")
+        if marker.exists():
             return False
-        open(marker, "w").close()
+        marker.touch()
         return True
 
     def _send(self, message: Ready | Step) -> None:
@@ -136,10 +138,8 @@ def main() -> None:
     """Entry point: socket descriptor and configuration are the arguments."""
     link = socket.socket(fileno=int(sys.argv[1]))
     config = msgspec.json.decode(sys.argv[2], type=EngineConfig)
-    try:
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the consumer was killed
         ScriptedEngine(link, config).serve()
-    except (BrokenPipeError, ConnectionResetError):
-        pass
 
 
 if __name__ == "__main__":

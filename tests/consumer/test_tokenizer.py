@@ -1,0 +1,83 @@
+"""Prompts to token ids: raw text, chat messages through the template, ids as given; defaults of the model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from consumer.tokenizer import Defaults, PromptTokenizer, TokenizerMissing
+from penstock.errors import InvalidJob
+from penstock.messages import Job, Message, TextPart
+from tests.consumer.models import save_model
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> PromptTokenizer:
+    return PromptTokenizer(save_model(tmp_path), vocab_size=258)
+
+
+def text_of(ids: list[int]) -> str:
+    return bytes(ids).decode()
+
+
+def test_raw_text(tokenizer: PromptTokenizer) -> None:
+    assert tokenizer.encode(Job(prompt="héllo")) == list("héllo".encode())
+
+
+def test_messages_go_through_the_template(tokenizer: PromptTokenizer) -> None:
+    parts = [TextPart(text="a"), TextPart(text="b")]
+    job = Job(messages=[Message(role="system", content="s"), Message(role="user", content=parts)])
+    assert text_of(tokenizer.encode(job)) == "<system>s<user>ab<assistant>"
+
+
+def test_the_template_is_sandboxed_and_its_refusal_is_the_jobs_error(tokenizer: PromptTokenizer) -> None:
+    with pytest.raises(InvalidJob, match="no tools here"):
+        tokenizer.encode(Job(messages=[Message(role="tool", content="x")]))
+
+
+def test_a_template_cannot_reach_python(tmp_path: Path) -> None:
+    evil = "{{ messages.__class__.__mro__[1].__subclasses__() }}"
+    tokenizer = PromptTokenizer(save_model(tmp_path, template=evil), vocab_size=258)
+    with pytest.raises(InvalidJob, match="refuses"):
+        tokenizer.encode(Job(messages=[Message(role="user", content="x")]))
+
+
+def test_reserved_template_variables_are_refused(tokenizer: PromptTokenizer) -> None:
+    job = Job(messages=[Message(role="user", content="x")], chat_template_kwargs={"messages": []})
+    with pytest.raises(InvalidJob, match="may not set messages"):
+        tokenizer.encode(job)
+
+
+def test_a_model_without_a_template_says_so(tmp_path: Path) -> None:
+    tokenizer = PromptTokenizer(save_model(tmp_path, template=None), vocab_size=258)
+    with pytest.raises(InvalidJob, match="send `prompt`"):
+        tokenizer.encode(Job(messages=[Message(role="user", content="x")]))
+
+
+def test_token_ids_outside_the_vocabulary_are_named(tokenizer: PromptTokenizer) -> None:
+    assert tokenizer.encode(Job(prompt_token_ids=[0, 257])) == [0, 257]
+    with pytest.raises(InvalidJob, match="has 258; this model's ids go from 0 to 257"):
+        tokenizer.encode(Job(prompt_token_ids=[1, 258]))
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TokenizerMissing, match=r"no tokenizer\.json"):
+        PromptTokenizer(tmp_path, vocab_size=1)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({}, Defaults()),
+        ({"temperature": 0.6, "top_k": 20, "top_p": 0.95}, Defaults(temperature=0.6, top_k=20, top_p=0.95)),
+        ({"do_sample": False, "temperature": 0.6}, Defaults(temperature=0.0)),
+        ({"do_sample": True, "min_p": None}, Defaults()),
+    ],
+)
+def test_defaults_come_from_the_generation_config(
+    tmp_path: Path, config: dict[str, object], expected: Defaults
+) -> None:
+    (tmp_path / "generation_config.json").write_text(json.dumps(config))
+    assert Defaults.load(tmp_path) == expected
