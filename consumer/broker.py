@@ -26,14 +26,6 @@ _BATCH = 128
 """Jobs per script call: bounds how long one call keeps the server from others."""
 
 
-class Notices:
-    """What arrived on the control stream: cancelled job ids, and whether lanes were declared."""
-
-    def __init__(self) -> None:
-        self.cancelled: list[str] = []
-        self.lanes_changed = False
-
-
 class Broker:
     """Claims, renews, publishes, commits and releases for one consumer process."""
 
@@ -46,6 +38,7 @@ class Broker:
         self._cursors: dict[str, str] = {}
         self._delivered: dict[str, str] = {}
         self._control_id = "0-0"
+        self._claim_control_id = "0-0"
         self._reclaim_from = 0.0
 
     async def start(self, *, take_over: str | None) -> None:
@@ -68,6 +61,8 @@ class Broker:
     async def claim(self, credit: int) -> list[Lease]:
         """Take up to `credit` jobs: expired and released ones first, then new ones."""
         reclaim = time.monotonic() >= self._reclaim_from
+        # Whatever control says after this moment, the claim may not have seen.
+        self._claim_control_id = self._control_id
         self._lanes = self._lanes[1:] + self._lanes[:1]  # no lane is always the last to be served
         lanes = self._lanes
         cursors = [self._cursors.get(lane, "0-0") if reclaim else "" for lane in lanes]
@@ -83,27 +78,29 @@ class Broker:
         return [_lease(lanes[index], _text(entry), count, fields) for index, entry, count, fields in taken]
 
     async def wait_for_jobs(self, block_ms: int) -> None:
-        """Wait until a lane has an entry beyond the last claim, or for `block_ms`. Takes nothing."""
-        lanes = list(self._lanes)
-        ids = [self._delivered.get(lane, "0-0") for lane in lanes]
-        streams = [self.keys.jobs(lane) for lane in lanes]
-        await self._link.blocking("XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", *streams, *ids)
+        """Wait until there may be something to claim, or for `block_ms`. Takes nothing.
 
-    async def wait_for_notices(self, block_ms: int) -> Notices | None:
-        """Wait for the control stream; None when nothing came within `block_ms`."""
+        That is an entry beyond the last claim, or word on the control stream of a release or a new lane.
+        """
+        lanes = list(self._lanes)
+        streams = [self.keys.jobs(lane) for lane in lanes] + [self.keys.control]
+        ids = [self._delivered.get(lane, "0-0") for lane in lanes] + [self._claim_control_id]
+        reply = await self._link.blocking("XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", *streams, *ids)
+        if any(_text(stream) == self.keys.control for stream, _ in reply or ()):
+            await self.refresh_lanes()
+
+    async def wait_for_cancelled(self, block_ms: int) -> set[str]:
+        """Wait for the control stream: ids of jobs cancelled since, none when `block_ms` pass."""
         reply = await self._link.blocking(
             "XREAD", "COUNT", 1000, "BLOCK", block_ms, "STREAMS", self.keys.control, self._control_id
         )
-        if not reply:
-            return None
-        notices = Notices()
-        for entry_id, fields in reply[0][1]:
+        cancelled: set[str] = set()
+        for entry_id, fields in reply[0][1] if reply else ():
             self._control_id = _text(entry_id)
             named = _named(fields)
             if k.CANCEL in named:
-                notices.cancelled.append(named[k.CANCEL].decode())
-            notices.lanes_changed |= k.LANE in named
-        return notices
+                cancelled.add(_text(named[k.CANCEL]))
+        return cancelled
 
     async def renew(self, leases: Sequence[Lease]) -> list[Lease]:
         """Extend leases; gives back those that are lost."""

@@ -57,13 +57,18 @@ class Consumer:
         self._publisher = Publisher(self._broker, self._drop)
         self._thread = TokenizerThread(settings.coalesce_ms)
         self._pulse = asyncio.Event()
-        self._engine = EngineHost(settings, self._thread, self._pulse.set, engine_command)
+        self._engine = EngineHost(settings, self._thread, self._on_phase, engine_command)
         self._admitting: list[Lease] = []
         self._running: dict[str, RunningJob] = {}
         self._num_waiting = 0
         self._room = asyncio.Event()
         self._stop = asyncio.Event()
         self._hard_stop = asyncio.Event()
+
+    @property
+    def num_running(self) -> int:
+        """Jobs in the engine."""
+        return len(self._running)
 
     def stop(self) -> None:
         """Drain and end; a second call ends without waiting for running jobs."""
@@ -83,7 +88,7 @@ class Consumer:
                 tasks.start(self._pulse_loop())
                 if await tasks.unless(self._stop, self._start()):
                     claiming = tasks.start(self._claim_loop())
-                    tasks.start(self._notice_loop())
+                    tasks.start(self._cancel_loop())
                     tasks.start(self._engine_loop())
                     tasks.start(self._publisher.run())
                     await tasks.unless(self._stop, asyncio.Event().wait())
@@ -106,6 +111,12 @@ class Consumer:
                     "or give this model a queue of its own with --shard"
                 )
         await self._broker.start(take_over=self._settings.name or None)
+
+    def _on_phase(self) -> None:
+        """The engine is in another phase: say so, and claim anew where it can take jobs."""
+        self._num_waiting = 0
+        self._pulse.set()
+        self._room.set()
 
     # Claiming
 
@@ -191,14 +202,10 @@ class Consumer:
 
     # Leases
 
-    async def _notice_loop(self) -> None:
+    async def _cancel_loop(self) -> None:
         while True:
-            notices = await self._patiently(lambda: self._broker.wait_for_notices(BLOCK_MS))
-            if notices is None:
-                continue
-            if notices.lanes_changed:
-                await self._patiently(self._broker.refresh_lanes)
-            for job in [job for job in self._running.values() if job.lease.key in notices.cancelled]:
+            cancelled = await self._patiently(lambda: self._broker.wait_for_cancelled(BLOCK_MS))
+            for job in [job for job in self._running.values() if job.lease.key in cancelled]:
                 self._drop(job.lease)
 
     async def _pulse_loop(self) -> None:
@@ -215,7 +222,9 @@ class Consumer:
                 self._broker.connection_lost()
                 wait_s = min(1.0, self._settings.lease_s / 10)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._pulse.wait(), wait_s)
+                # Not asyncio.wait_for: before Python 3.12 it can swallow a cancellation.
+                async with asyncio.timeout(wait_s):
+                    await self._pulse.wait()
 
     def _held(self) -> list[Lease]:
         running = [job.lease for job in self._running.values()]
@@ -235,7 +244,7 @@ class Consumer:
             at_ms=0,
             interval_ms=int(self._settings.lease_s * 1000 / 3),
             max_num_seqs=served.ready.max_num_seqs if served else 0,
-            num_running=len(self._running),
+            num_running=self.num_running,
         )
 
     # Ending

@@ -12,7 +12,7 @@ from consumer.lease import Ending, Lease, Progress
 from consumer.tokenizer import Defaults, PromptTokenizer
 from engine.messages import Ready
 from engine.request import FinishReason, Output, Request, RequestParams
-from penstock.errors import InvalidJob
+from penstock.errors import InvalidJob, JobTooLarge
 from penstock.messages import (
     Completion,
     Done,
@@ -207,6 +207,8 @@ class Admission:
                     "the entry has no field `job`; add one with: XADD LANE * job '{\"prompt\": …}'"
                 )
             job = decode_job(lease.job)
+        except JobTooLarge as error:
+            raise self._refused(lease, Error(type="job_too_large", message=str(error))) from None
         except InvalidJob as error:
             raise self._refused(lease, Error(type="invalid_job", message=str(error))) from None
         try:
