@@ -205,7 +205,7 @@ def _lease(lane: str, entry: str, deliveries: int, flat: Sequence[bytes]) -> Lea
     fields = _named(flat)
     nonce = fields.get(k.NONCE, b"").decode("ascii", "replace")
     job_id = JobId(lane, entry, nonce if k.is_nonce(nonce) else None)
-    return Lease(job_id=job_id, deliveries=deliveries, job=fields.get(k.JOB))
+    return Lease(job_id=job_id, key=str(job_id), deliveries=deliveries, job=fields.get(k.JOB))
 
 
 def _named(flat: Sequence[bytes]) -> dict[str, bytes]:

@@ -1,7 +1,7 @@
 """One consumer: claims by credit, has the engine answer, publishes, renews, and drains when asked to.
 
 Every loop below outlives the server's outages and the engine's deaths. The state that they share is
-`_running`, changed on the event loop only.
+`_running`, by job id, changed on the event loop only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from consumer.broker import Broker
 from consumer.engine_host import EngineHost
-from consumer.lease import Ending, Lease
+from consumer.lease import Ending, Lease, job_key
 from consumer.publisher import Publisher
 from consumer.running import RunningJob
 from consumer.settings import Settings
@@ -160,14 +160,11 @@ class Consumer:
         self._admitting = []
         self._publisher.hand_over([], endings)
         for job in jobs:
-            self._drop_earlier_runs(job.lease)
-            self._running[job.request.request_id] = job
+            # This process may hold an older lease of the job, if it was too busy to renew it.
+            if (earlier := self._running.get(job.lease.key)) is not None:
+                self._drop(earlier.lease)
+            self._running[job.lease.key] = job
         self._engine.submit([job.request for job in jobs])
-
-    def _drop_earlier_runs(self, lease: Lease) -> None:
-        """This process may hold an older lease of the same job, if it was too busy to renew it."""
-        for job in [job for job in self._running.values() if job.lease.key == lease.key]:
-            self._drop(job.lease)
 
     # Engine
 
@@ -177,26 +174,31 @@ class Consumer:
 
     async def _take_step(self, step: Step) -> None:
         self._num_waiting = step.num_waiting
-        outputs = [(job, out) for out in step.outputs if (job := self._running.get(out.request_id))]
+        outputs = [(job, out) for out in step.outputs if (job := self._run_of(out.request_id))]
         progress, ended = await self._thread.digest(outputs)
         # A job cancelled or lost while the thread was at work has nothing more to say.
-        ended = [(job, ending) for job, ending in ended if job.request.request_id in self._running]
+        ended = [(job, ending) for job, ending in ended if self._run_of(job.request.request_id)]
         self._engine.abort([job.request.request_id for job, _ in ended if job.stopped_early])
         for job, _ in ended:
-            del self._running[job.request.request_id]
+            del self._running[job.lease.key]
         self._publisher.hand_over(progress, [ending for _, ending in ended])
         self._room.set()
+
+    def _run_of(self, request_id: str) -> RunningJob | None:
+        """The running job of this request; None where it has ended, or the request is an earlier run's."""
+        job = self._running.get(job_key(request_id))
+        return job if job is not None and job.lease.request_id == request_id else None
 
     def _survivors(self) -> list[Request]:
         """After a death of the engine: requests that go on, and an end for those that saw too many deaths."""
         limit = self._settings.max_engine_deaths
         endings: list[Ending] = []
-        for request_id, job in list(self._running.items()):
+        for key, job in list(self._running.items()):
             job.engine_deaths += 1
             if job.engine_deaths >= limit:
                 words = f"the engine died {job.engine_deaths} times while it ran this job"
                 endings.append(job.failure(Error(type="engine_error", message=words, retryable=True)))
-                del self._running[request_id]
+                del self._running[key]
         self._publisher.hand_over([], endings)
         return [job.resumed_request() for job in self._running.values()]
 
@@ -205,8 +207,8 @@ class Consumer:
     async def _cancel_loop(self) -> None:
         while True:
             cancelled = await self._patiently(lambda: self._broker.wait_for_cancelled(BLOCK_MS))
-            for job in [job for job in self._running.values() if job.lease.key in cancelled]:
-                self._drop(job.lease)
+            for key in cancelled & self._running.keys():
+                self._drop(self._running[key].lease)
 
     async def _pulse_loop(self) -> None:
         """Renew every lease and beat: three times a lease, and whenever the engine enters a new phase."""
@@ -232,7 +234,8 @@ class Consumer:
 
     def _drop(self, lease: Lease) -> None:
         """Stop running a job that is not ours any more, without a word to anyone."""
-        if self._running.pop(lease.request_id, None) is not None:
+        if self._run_of(lease.request_id) is not None:
+            del self._running[lease.key]
             self._engine.abort([lease.request_id])
             self._room.set()
 

@@ -11,20 +11,22 @@ class Lease(Struct, frozen=True, kw_only=True):
     """One pending entry that this consumer holds. Its token is (consumer, `deliveries`)."""
 
     job_id: JobId
+    key: str
+    """The job id as text: the name by which the whole consumer knows this job."""
     deliveries: int
     """How often the entry was handed out, this time included; renewals do not count."""
     job: bytes | None
     """The job's JSON as it stands in the entry; None where the entry has no such field."""
 
     @property
-    def key(self) -> str:
-        """The job id as text: the name by which the whole consumer knows this job."""
-        return str(self.job_id)
-
-    @property
     def request_id(self) -> str:
         """Name of this run of the job in the engine: output of an earlier run is never taken for its own."""
         return f"{self.key}/{self.deliveries}"
+
+
+def job_key(request_id: str) -> str:
+    """The job id in a lease's request id."""
+    return request_id.rpartition("/")[0]
 
 
 class Ending(Struct, frozen=True, kw_only=True):
