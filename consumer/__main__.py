@@ -6,14 +6,39 @@ import asyncio
 import logging
 import signal
 import sys
+from collections.abc import Callable
 
 from consumer.consumer import Consumer
-from consumer.settings import Settings, parse_settings
+from consumer.settings import parse_settings
 from penstock.errors import PenstockError
+from penstock.installed import refuse_clash
 
 
-async def _serve(settings: Settings) -> None:
-    consumer = Consumer(settings)
+def serve(make_consumer: Callable[[], Consumer]) -> int:
+    """Run a consumer until SIGTERM or SIGINT has drained it, and give the exit status.
+
+    1 means that it could not start or go on; the log says why.
+    """
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    try:
+        import uvloop  # absent on Windows, and not needed for anything but speed
+    except ImportError:
+        run = asyncio.run
+    else:
+        run = uvloop.run
+    try:
+        refuse_clash()
+        run(_until_stopped(make_consumer))
+    except PenstockError as error:
+        logging.getLogger("consumer").error("%s", error)
+        return 1
+    return 0
+
+
+async def _until_stopped(make_consumer: Callable[[], Consumer]) -> None:
+    consumer = make_consumer()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, consumer.stop)
@@ -21,23 +46,9 @@ async def _serve(settings: Settings) -> None:
 
 
 def main() -> int:
-    """Run; the exit status is 1 where the consumer could not start or go on."""
+    """Entry point."""
     settings = parse_settings(sys.argv[1:])
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
-    try:
-        import uvloop  # absent on Windows, and not needed for anything but speed
-    except ImportError:
-        runner = asyncio.run
-    else:
-        runner = uvloop.run
-    try:
-        runner(_serve(settings))
-    except PenstockError as error:
-        logging.getLogger("consumer").error("%s", error)
-        return 1
-    return 0
+    return serve(lambda: Consumer(settings))
 
 
 if __name__ == "__main__":

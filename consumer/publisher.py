@@ -69,7 +69,10 @@ class Publisher:
             lost += await self._broker.commit(endings) if endings else []
             del self._endings[: len(endings)]
             self.num_committed += len(endings)
+            if lost:
+                log.warning(
+                    "%d leases are lost, %s first: the jobs run or end elsewhere", len(lost), lost[0].key
+                )
             for lease in lost:
-                log.warning("lease of %s is lost: its job runs, or has ended, elsewhere", lease.key)
                 self._on_lost(lease)
         self._idle.set()
