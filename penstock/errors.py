@@ -2,18 +2,24 @@
 
 PenstockError
 ├── InvalidJob (ValueError)        a job that no consumer could run; nothing was enqueued
+│   └── JobTooLarge                its JSON is longer than the limit
 ├── InvalidJobId (ValueError)      a string that is not a job id
 ├── JobFailed                      the job ended with a `failed` event; `.error` says why
 ├── JobLost                        the server knows the job no more: its result expired or was lost
 ├── ResultTimeout (TimeoutError)   no terminal event within the caller's timeout; the job goes on
+├── BatchExists                    the batch's name is taken
+├── BatchUnknown                   there is no such batch, or its owner deleted it; nothing was enqueued
 ├── CursorMoved                    another driver advanced the batch; nothing was enqueued
+├── InstallationError (RuntimeError)   what is installed beside penstock keeps it from working
 └── ServerError
+    ├── ServerFull                            the server has no memory left; nothing was enqueued
     ├── ServerUnavailable (ConnectionError)   the server cannot be reached, or the connection broke
     └── ServerUnsuitable                      too old, evicting, or otherwise unable to keep our promises
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,9 +29,16 @@ if TYPE_CHECKING:
 class PenstockError(Exception):
     """Base of everything that penstock raises on purpose."""
 
+    accepted: Sequence[str] = ()
+    """Ids of the jobs that were safely enqueued before `submit_many` was stopped by this; else empty."""
+
 
 class InvalidJob(PenstockError, ValueError):
     """The job breaks the contract. The message says what, where, and what would be right."""
+
+
+class JobTooLarge(InvalidJob):
+    """The job's JSON is longer than the limit."""
 
 
 class InvalidJobId(PenstockError, ValueError):
@@ -49,12 +62,33 @@ class ResultTimeout(PenstockError, TimeoutError):
     """The terminal event did not arrive in time. The job is untouched."""
 
 
+class BatchExists(PenstockError):
+    """A batch of this name exists. `Client.batch` gives a handle on it."""
+
+
+class BatchUnknown(PenstockError):
+    """There is no such batch: it was never created, or its owner deleted it. Nothing was enqueued."""
+
+
 class CursorMoved(PenstockError):
     """The batch's cursor is not where this driver expects it: another driver is at work."""
+
+    def __init__(self, expected: str, actual: str) -> None:
+        super().__init__(f"the batch's cursor is at {actual!r}, not at {expected!r}; nothing was enqueued")
+        self.expected = expected
+        self.actual = actual
+
+
+class InstallationError(PenstockError, RuntimeError):
+    """Something that is installed beside penstock keeps it from working."""
 
 
 class ServerError(PenstockError):
     """Something about the Redis or Valkey server."""
+
+
+class ServerFull(ServerError):
+    """The server has no memory left. Nothing was enqueued; finished jobs make room again."""
 
 
 class ServerUnavailable(ServerError, ConnectionError):

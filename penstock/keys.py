@@ -6,8 +6,8 @@ touch any of them. See docs/wire.md for what each key holds.
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 from typing import Final
 
 from msgspec import Struct
@@ -33,6 +33,7 @@ ROW: Final = "row"
 # Fields of the control stream's entries.
 CANCEL: Final = "cancel"
 LANE: Final = "lane"
+WAKE: Final = "wake"
 # Fields of a batch's hash.
 TOTAL: Final = "total"
 COMPLETED: Final = "completed"
@@ -40,6 +41,7 @@ FAILED: Final = "failed"
 CURSOR: Final = "cursor"
 
 _LANE = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+_NONCE = re.compile(r"[0-9a-f]{16}")
 _JOB_ID = re.compile(
     r"(?P<lane>[a-z][a-z0-9_-]{0,63})\.(?P<entry>[0-9]{1,20}-[0-9]{1,20})(?:\.(?P<nonce>[0-9a-f]{16}))?"
 )
@@ -117,7 +119,12 @@ class JobId(Struct, frozen=True):
 
 def new_nonce() -> str:
     """8 random bytes as 16 hexadecimal digits."""
-    return secrets.token_hex(8)
+    return os.urandom(8).hex()
+
+
+def is_nonce(text: str) -> bool:
+    """Whether the text has the form that `new_nonce` gives."""
+    return _NONCE.fullmatch(text) is not None
 
 
 def check_lane(lane: str) -> str:

@@ -16,18 +16,23 @@ import re
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Raw, Struct
 
-from penstock.errors import InvalidJob
+from penstock.errors import InvalidJob, JobTooLarge
 
 MAX_JOB_BYTES: Final = 4 * 1024 * 1024
 """Upper bound of a job's JSON in bytes; a longer one fails with `job_too_large`."""
+
+DEFAULT_RESULT_TTL_S: Final = 86400
+"""How long a result is kept where neither job nor consumer says otherwise."""
 
 MAX_STOP_STRINGS: Final = 64
 MAX_STOP_TOKEN_IDS: Final = 256
 
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
-BatchId = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,64}$")]
+BATCH_ID_PATTERN: Final = r"^[A-Za-z0-9_-]{1,64}$(?!\n)"  # to Python, `$` also is before a last newline
+BatchId = Annotated[str, Meta(pattern=BATCH_ID_PATTERN)]
+RowNumber = Annotated[int, Meta(ge=0, le=2**53 - 1)]  # scripts count in doubles
 StopString = Annotated[str, Meta(min_length=1, max_length=1024)]
 
 
@@ -99,7 +104,7 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_de
     """The caller's label, given back in the terminal event."""
     batch: BatchId | None = None
     """An open batch that this job is a row of."""
-    row: Annotated[int, Meta(ge=0)] | None = None
+    row: RowNumber | None = None
     """Row number in the batch, given back with the row's end."""
     chat_template_kwargs: dict[str, Any] = {}
     """Further variables for the chat template."""
@@ -112,7 +117,9 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_de
         names = ("prompt", "messages", "prompt_token_ids")
         given = [name for name in names if getattr(self, name) is not None]
         if len(given) != 1:
-            found = "none is given" if not given else f"{' and '.join(given)} are given"
+            found = (
+                "none is given" if not given else f"{' and '.join(f'`{name}`' for name in given)} are given"
+            )
             raise InvalidJob(f"a job has exactly one of `prompt`, `messages` and `prompt_token_ids`; {found}")
         if not getattr(self, given[0]):
             raise InvalidJob(f"`{given[0]}` is empty; a job needs at least one character, message or token")
@@ -192,6 +199,24 @@ Event = Tokens | Done | Failed
 TerminalEvent = Done | Failed
 
 
+class Heartbeat(Struct, frozen=True, kw_only=True):
+    """What a consumer says of itself in the hash `consumers`, under its name."""
+
+    model: str
+    phase: str
+    """`ready`, `draining`, or what the engine is doing before it is ready."""
+    at_ms: int
+    """Server time of this heartbeat."""
+    interval_ms: int
+    """Time to the next one; a consumer silent for three intervals is taken for dead."""
+    max_num_seqs: int = 0
+    num_running: int = 0
+
+    def alive(self, now_ms: int) -> bool:
+        """Whether the consumer is to be counted on at server time `now_ms`."""
+        return now_ms - self.at_ms <= 3 * self.interval_ms
+
+
 class JobLabels(Struct, frozen=True):
     """What can still be read of a job that breaks the contract, so that its failure finds its batch."""
 
@@ -200,10 +225,20 @@ class JobLabels(Struct, frozen=True):
     row: int | None = None
 
 
+class _RawLabels(Struct, frozen=True):
+    """Each label as it stands in the JSON, so that a bad one does not hide the others."""
+
+    custom_id: Raw = Raw(b"null")
+    batch: Raw = Raw(b"null")
+    row: Raw = Raw(b"null")
+
+
 _encoder = msgspec.json.Encoder()
 _job_decoder = msgspec.json.Decoder(Job)
-_labels_decoder = msgspec.json.Decoder(JobLabels)
+_labels_decoder = msgspec.json.Decoder(_RawLabels)
+_terminal_decoder = msgspec.json.Decoder(TerminalEvent)
 _event_decoder = msgspec.json.Decoder(Event)
+_heartbeat_decoder = msgspec.json.Decoder(Heartbeat)
 
 _UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(?P<name>.*?)`(?: - at `(?P<path>\$[^`]*)`)?")
 
@@ -214,7 +249,15 @@ def encode_job(job: Job) -> bytes:
     Raises:
         InvalidJob: a value is out of range, or the JSON is longer than `MAX_JOB_BYTES`.
     """
-    data = _encoder.encode(job)
+    try:
+        data = _encoder.encode(job)
+    except (
+        TypeError,
+        ValueError,
+        OverflowError,
+        RecursionError,
+    ) as error:  # lone surrogates, objects
+        raise InvalidJob(f"the job cannot be written as JSON: {error}") from None
     decode_job(data)  # constructors do not check ranges; one decode does, in a few microseconds
     return data
 
@@ -226,21 +269,35 @@ def decode_job(data: bytes | str) -> Job:
         InvalidJob: says what is wrong, where, and what would be right.
     """
     if len(data) > MAX_JOB_BYTES:
-        raise InvalidJob(f"the job has {len(data)} bytes; the limit is {MAX_JOB_BYTES}")
+        raise JobTooLarge(f"the job has {len(data)} bytes; the limit is {MAX_JOB_BYTES}")
     try:
         return _job_decoder.decode(data)
     except msgspec.ValidationError as error:
         raise InvalidJob(_explain(str(error))) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidJob(f"the job is not valid JSON in UTF-8: {error}") from None
+    except RecursionError:
+        raise InvalidJob("the job's JSON is nested too deeply") from None
 
 
 def decode_labels(data: bytes | str) -> JobLabels:
     """Read what labels can be read of a job that `decode_job` refused; never raises."""
     try:
-        return _labels_decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        raw = _labels_decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return JobLabels()
+    return JobLabels(
+        custom_id=_label(raw.custom_id, str | None),
+        batch=_label(raw.batch, BatchId | None),
+        row=_label(raw.row, RowNumber | None),
+    )
+
+
+def _label(raw: Raw, kind: Any) -> Any:
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def encode_event(event: Event) -> bytes:
@@ -253,12 +310,27 @@ def decode_event(data: bytes | str) -> Event:
     return _event_decoder.decode(data)
 
 
+def decode_terminal(data: bytes | str) -> Done | Failed:
+    """Decode a terminal event; raises `msgspec.DecodeError` where the bytes are not one of ours."""
+    return _terminal_decoder.decode(data)
+
+
+def encode_heartbeat(heartbeat: Heartbeat) -> bytes:
+    """Encode a heartbeat for the hash `consumers`."""
+    return _encoder.encode(heartbeat)
+
+
+def decode_heartbeat(data: bytes | str) -> Heartbeat:
+    """Decode a heartbeat; raises `msgspec.DecodeError` where the bytes are not one of ours."""
+    return _heartbeat_decoder.decode(data)
+
+
 def _explain(message: str) -> str:
     """msgspec's words, with the nearest known name where a field is unknown."""
     match = _UNKNOWN_FIELD.fullmatch(message)
     if match is None:
-        return message
-    name, path = match["name"], match["path"] or "$"
+        return message[:300]  # it may quote the job, which may be large
+    name, path = match["name"][:64], match["path"] or "$"
     struct = {"$": Job, "$.sampling_params": SamplingParams}.get(path, Message)
     known = [field.encode_name for field in msgspec.structs.fields(struct)]
     near = difflib.get_close_matches(name, known, n=1)

@@ -26,9 +26,12 @@ class Script(Struct, frozen=True):
     sha: str
 
     @classmethod
-    def load(cls, name: str) -> Script:
-        """Read `NAME.lua` from this package."""
-        source = files("penstock.scripts").joinpath(f"{name}.lua").read_text(encoding="utf-8")
+    def load(cls, name: str, *, fenced: bool = False) -> Script:
+        """Read `NAME.lua` from this package; `fenced` puts the token check of token.lua before it."""
+        folder = files("penstock.scripts")
+        source = folder.joinpath(f"{name}.lua").read_text(encoding="utf-8")
+        if fenced:
+            source = folder.joinpath("token.lua").read_text(encoding="utf-8") + source
         return cls(name, source, hashlib.sha1(source.encode()).hexdigest())
 
     async def run(self, redis: Redis, keys: Sequence[str], args: Sequence[Argument]) -> Any:
@@ -44,7 +47,8 @@ ENQUEUE: Final = Script.load("enqueue")
 CANCEL: Final = Script.load("cancel")
 STATUS: Final = Script.load("status")
 CLAIM: Final = Script.load("claim")
-RENEW: Final = Script.load("renew")
-PUBLISH: Final = Script.load("publish")
-COMMIT: Final = Script.load("commit")
-RELEASE: Final = Script.load("release")
+RENEW: Final = Script.load("renew", fenced=True)
+PUBLISH: Final = Script.load("publish", fenced=True)
+COMMIT: Final = Script.load("commit", fenced=True)
+RELEASE: Final = Script.load("release", fenced=True)
+RETIRE: Final = Script.load("retire")

@@ -1,0 +1,198 @@
+"""Batches: jobs whose ends are collected, row by row, in one stream.
+
+The batch's hash counts; its done stream has one entry per finished row with the whole terminal event. Neither
+expires while the batch is open: whoever drives it trims what is safely stored elsewhere, and deletes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import AsyncGenerator, Iterable
+from typing import Any
+
+from msgspec import Struct
+
+from penstock.backoff import pauses
+from penstock.enqueue import CHUNK_JOBS, Call, Chunk, Cursor, as_job, cut, enqueue, enqueue_all
+from penstock.errors import BatchExists, ServerUnavailable
+from penstock.follower import parse_entry_id
+from penstock.keys import (
+    COMPLETED,
+    CURSOR,
+    DEFAULT_LANE,
+    EVENT,
+    FAILED,
+    JOB_ID,
+    ROW,
+    TOTAL,
+    Keys,
+    check_lane,
+)
+from penstock.link import BLOCK_MS, Link
+from penstock.messages import BATCH_ID_PATTERN, Done, Failed, Job, decode_terminal, encode_job
+
+ROWS_PER_READ = 500
+
+
+class BatchCounts(Struct, frozen=True, kw_only=True):
+    """How far a batch is. What is neither completed nor failed is outstanding."""
+
+    total: int
+    completed: int
+    failed: int
+
+    @property
+    def outstanding(self) -> int:
+        """Rows that have not ended."""
+        return self.total - self.completed - self.failed
+
+
+class FinishedRow(Struct, frozen=True, kw_only=True):
+    """The end of one row."""
+
+    entry_id: str
+    """Its place in the done stream: what `done` and `trim` take."""
+    job_id: str
+    row: int | None
+    """The job's `row`, where it had one."""
+    event: Done | Failed
+
+
+async def create(link: Link, keys: Keys, batch_id: str | None) -> Batch:
+    """Open a batch; see `Client.create_batch`."""
+    batch = Batch(link, keys, batch_id or os.urandom(12).hex())
+    if not await link.command("HSETNX", keys.batch(batch.id), TOTAL, 0):
+        raise BatchExists(f"there is a batch {batch.id!r} already; `Client.batch` gives a handle on it")
+    return batch
+
+
+class Batch:
+    """A handle on one batch; as good as its client, and no longer."""
+
+    def __init__(self, link: Link, keys: Keys, batch_id: str) -> None:
+        if re.fullmatch(BATCH_ID_PATTERN, batch_id) is None:
+            raise ValueError(f"{batch_id!r} is not a batch name; use 1 to 64 letters, digits, _ and -")
+        self.id = batch_id
+        self._link = link
+        self._all_keys = keys
+        self._key = keys.batch(batch_id)
+        self._done_key = keys.batch_done(batch_id)
+
+    async def submit_many(
+        self, jobs: Iterable[Job | str], lane: str = DEFAULT_LANE, chunk: int = CHUNK_JOBS
+    ) -> list[str]:
+        """Enqueue rows without a cursor; otherwise as `Client.submit_many`.
+
+        Raises:
+            BatchUnknown: the batch was deleted.
+        """
+        check_lane(lane)
+        calls = (Call(self._all_keys, lane, part) for part in cut(jobs, self.id, chunk))
+        return await enqueue_all(self._link, calls)
+
+    async def enqueue_rows(
+        self, jobs: Iterable[Job | str], *, cursor: str, new_cursor: str, lane: str = DEFAULT_LANE
+    ) -> list[str]:
+        """Enqueue the next rows and move the batch's cursor, both or neither.
+
+        A driver that is killed at any moment reads `cursor` afterwards and goes on from there: no row is
+        skipped and none repeated. One call is one chunk; some hundreds of rows are a good one.
+
+        Args:
+            cursor: where the driver believes the batch to be; empty for a batch without a cursor.
+            new_cursor: where it is after these rows; any text that means something to the driver.
+
+        Raises:
+            CursorMoved: it is elsewhere; nothing was enqueued.
+            BatchUnknown: the batch was deleted; nothing was enqueued.
+            InvalidJob: nothing was enqueued.
+            ServerUnavailable: ask for the cursor to learn whether the rows are in.
+        """
+        rows = [encode_job(as_job(job, self.id)) for job in jobs]
+        chunk = Chunk(self.id, rows)
+        call = Call(self._all_keys, check_lane(lane), chunk, Cursor(cursor, new_cursor))
+        return await enqueue(self._link, call)
+
+    async def cursor(self) -> str:
+        """Where the batch's driver is; empty before its first rows."""
+        value = await self._read("HGET", self._key, CURSOR)
+        return value.decode() if value else ""
+
+    async def counts(self) -> BatchCounts:
+        """How many rows there are, and how they ended; all zero where there is no such batch."""
+        values: list[bytes | None] = await self._read("HMGET", self._key, TOTAL, COMPLETED, FAILED)
+        total, completed, failed = (int(value or 0) for value in values)
+        return BatchCounts(total=total, completed=completed, failed=failed)
+
+    async def done(
+        self, after: str = "0-0", block_s: float | None = None
+    ) -> AsyncGenerator[FinishedRow, None]:
+        """Give finished rows in the order in which they ended, from behind the entry `after`.
+
+        Args:
+            block_s: end when no row has come for so many seconds, 0 for what is there now; None waits on.
+
+        Raises:
+            ServerUnavailable: the server could not be reached for `block_s` seconds; None keeps trying.
+            ValueError: `after` is not an entry id.
+        """
+        parse_entry_id(after)
+        loop = asyncio.get_running_loop()
+        waits, heard = pauses(), loop.time()
+        while True:
+            left = BLOCK_MS / 1000 if block_s is None else heard + block_s - loop.time()
+            try:
+                entries = await self._next(after, min(max(int(left * 1000), 0), BLOCK_MS))
+            except ServerUnavailable:
+                if left <= 0:
+                    raise
+                await asyncio.sleep(next(waits))
+                continue
+            if not entries and left <= 0:
+                return
+            if entries:
+                waits, heard = pauses(), loop.time()
+            for raw_id, fields in entries:
+                after = raw_id.decode()
+                yield _row(after, fields)
+
+    async def trim(self, upto: str) -> int:
+        """Remove finished rows up to and with the entry `upto`, once they are safely stored elsewhere.
+
+        Returns:
+            How many were removed.
+
+        Raises:
+            ValueError: `upto` is not an entry id.
+        """
+        count, sequence = parse_entry_id(upto)
+        return int(await self._read("XTRIM", self._done_key, "MINID", f"{count}-{sequence + 1}"))
+
+    async def delete(self) -> None:
+        """Delete the batch: its counts and its finished rows. Rows still outstanding run on, and end in
+        result streams of their own."""
+        await self._read("DEL", self._key, self._done_key)
+
+    async def _read(self, *args: str | int) -> Any:
+        """Run a command that may be repeated."""
+        return await self._link.patiently(lambda: self._link.command(*args))
+
+    async def _next(self, after: str, block_ms: int) -> list[Any]:
+        blocking = ("BLOCK", block_ms) if block_ms else ()
+        reply = await self._link.blocking(
+            "XREAD", "COUNT", ROWS_PER_READ, *blocking, "STREAMS", self._done_key, after
+        )
+        return reply[0][1] if reply else []
+
+
+def _row(entry_id: str, fields: list[bytes]) -> FinishedRow:
+    values = dict(zip(fields[::2], fields[1::2], strict=True))
+    row = values.get(ROW.encode(), b"")
+    return FinishedRow(
+        entry_id=entry_id,
+        job_id=values[JOB_ID.encode()].decode(),
+        row=int(row) if row else None,
+        event=decode_terminal(values[EVENT.encode()]),
+    )

@@ -1,0 +1,92 @@
+"""Playing the consumer: the scripts that a consumer runs, without a consumer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from redis.asyncio import Redis
+
+from penstock.keys import GROUP, JobId, Keys
+from penstock.messages import Completion, Done, Event, Tokens, Usage, encode_event
+from penstock.scripts import CLAIM, COMMIT, PUBLISH, RELEASE
+
+TTL_MS = 60_000
+KEYS = Keys()
+
+
+def done(text: str = "4", custom_id: str | None = None) -> Done:
+    """A plausible end."""
+    return Done(
+        outputs=[Completion(text=text, finish_reason="stop")],
+        usage=Usage(prompt_tokens=5, completion_tokens=1),
+        model="tiny",
+        custom_id=custom_id,
+    )
+
+
+def tokens(text: str, offset: int) -> Tokens:
+    """A plausible stretch of output: one token per character."""
+    return Tokens(text=text, token_ids=[ord(letter) for letter in text], text_offset=offset)
+
+
+class Worker:
+    """One consumer's moves, one job at a time."""
+
+    def __init__(self, redis: Redis, name: str = "worker.1") -> None:
+        self.redis = redis
+        self.name = name
+        self.deliveries: dict[str, int] = {}
+
+    async def claim(self, count: int = 1, lane: str = "standard") -> list[str]:
+        """Take up to `count` new jobs; gives their ids."""
+        taken, _ = await CLAIM.run(self.redis, [KEYS.jobs(lane)], [GROUP, self.name, 30_000, count, "0-0"])
+        ids: list[str] = []
+        for _, entry, deliveries, flat in taken:
+            fields: dict[bytes, bytes] = dict(zip(flat[::2], flat[1::2], strict=True))
+            nonce = fields.get(b"nonce")
+            job_id = str(JobId(lane, entry.decode(), nonce.decode() if nonce else None))
+            self.deliveries[job_id] = deliveries
+            ids.append(job_id)
+        return ids
+
+    async def publish(self, job_id: str, event_id: str, event: Tokens) -> bool:
+        """Append a `tokens` event."""
+        parsed = JobId.parse(job_id)
+        reply = await PUBLISH.run(
+            self.redis,
+            [KEYS.jobs(parsed.lane), KEYS.result(job_id)],
+            [GROUP, self.name, parsed.entry, self.deliveries[job_id], TTL_MS, event_id, encode_event(event)],
+        )
+        return reply == [1]
+
+    async def commit(
+        self, job_id: str, event: Event, count: int = 1, batch: str | None = None, row: int | None = None
+    ) -> bool:
+        """End the job with `event`, `count` tokens having been published."""
+        parsed = JobId.parse(job_id)
+        lane = KEYS.jobs(parsed.lane)
+        keys = [lane, KEYS.result(job_id), lane, lane]
+        counter = ""
+        if batch is not None:
+            keys[2:] = [KEYS.batch(batch), KEYS.batch_done(batch)]
+            counter = "completed" if isinstance(event, Done) else "failed"
+        args: list[Any] = [parsed.entry, self.deliveries[job_id], TTL_MS, job_id, counter]
+        args += ["" if row is None else row, "", "", f"{count}-1", encode_event(event)]
+        return await COMMIT.run(self.redis, keys, [GROUP, self.name, *args]) == [1]
+
+    async def release(self, job_id: str, delay_ms: int = 0) -> bool:
+        """Give the job back."""
+        parsed = JobId.parse(job_id)
+        reply = await RELEASE.run(
+            self.redis,
+            [KEYS.control, KEYS.jobs(parsed.lane)],
+            [GROUP, self.name, 30_000, delay_ms, parsed.entry, self.deliveries[job_id]],
+        )
+        return reply == [1]
+
+    async def serve(self, count: int) -> None:
+        """Claim and commit until `count` jobs have ended, each with its own id as the text."""
+        while count:
+            for job_id in await self.claim(100):
+                assert await self.commit(job_id, done(job_id))
+                count -= 1

@@ -1,0 +1,107 @@
+"""Many followers of one client over one connection."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from redis.asyncio import Redis
+
+from penstock import Client, Job, ServerError
+from penstock.follower import event_of, parse_entry_id
+from tests.penstock.support import KEYS, Worker, done, tokens
+
+
+async def test_a_thousand_followers_hold_one_connection(client: Client, redis: Redis, worker: Worker) -> None:
+    ids = await client.submit_many(f"job {i}" for i in range(1_000))
+    waiting = [asyncio.create_task(client.result(job_id, timeout=50)) for job_id in ids]
+    await asyncio.sleep(0.3)
+    blocked = [c for c in await redis.client_list() if c["cmd"] == "xread"]
+    assert len(blocked) == 1
+    await worker.serve(1_000)
+    assert [event.text for event in await asyncio.gather(*waiting)] == ids
+
+
+async def test_a_thousand_streams_get_each_event_once(client: Client, worker: Worker) -> None:
+    ids = await client.submit_many(Job(prompt=f"job {i}", stream=True) for i in range(1_000))
+
+    async def follow(job_id: str) -> list[str]:
+        return [event_id async for event_id, _ in client.stream(job_id)]
+
+    following = [asyncio.create_task(follow(job_id)) for job_id in ids]
+    assert len(await worker.claim(1_000)) == 1_000
+    for count in (1, 2, 3):
+        for job_id in ids:
+            assert await worker.publish(job_id, f"{count}-0", tokens("a", count - 1))
+    for job_id in ids:
+        assert await worker.commit(job_id, done(), count=3)
+    assert await asyncio.gather(*following) == [["1-0", "2-0", "3-0", "3-1"]] * 1_000
+
+
+async def test_a_new_follower_wakes_the_read_under_way(client: Client, worker: Worker) -> None:
+    idle, *ids = await client.submit_many(["x"] * 21)
+    waiting = asyncio.create_task(client.result(idle))
+    await asyncio.sleep(0.1)
+    assert await worker.claim() == [idle]
+    await worker.serve(20)
+    started = time.monotonic()
+    for job_id in ids:  # each joins while a read blocks; unwoken, each would take seconds
+        assert (await client.result(job_id, timeout=10)).text == job_id
+    assert time.monotonic() - started < 4
+    waiting.cancel()
+
+
+async def test_where_waking_is_refused_reads_are_short(redis_url: str, redis: Redis, worker: Worker) -> None:
+    rules = ("on", ">secret", "~penstock:*", "+@all", "-client|unblock")
+    if int((await redis.info("server"))["redis_version"].split(".")[0]) < 7:
+        rules = ("on", ">secret", "~penstock:*", "+@all", "-client", "+client|id", "+client|setinfo")
+    await redis.execute_command("ACL", "SETUSER", "narrow", *rules)
+    try:
+        url = redis_url.replace("unix://", "unix://narrow:secret@")
+        async with Client(url) as client:
+            idle, *ids = await client.submit_many(["x"] * 6)
+            waiting = asyncio.create_task(client.result(idle))
+            await asyncio.sleep(0.1)
+            assert await worker.claim() == [idle]
+            await worker.serve(5)
+            for job_id in ids:
+                assert (await client.result(job_id, timeout=10)).text == job_id
+            waiting.cancel()
+    finally:
+        await redis.execute_command("ACL", "DELUSER", "narrow")
+
+
+async def test_a_refused_read_is_an_error_not_a_wait(redis_url: str, redis: Redis) -> None:
+    await redis.execute_command("ACL", "SETUSER", "blind", "on", ">secret", "~penstock:*", "+@all", "-xread")
+    try:
+        async with Client(redis_url.replace("unix://", "unix://blind:secret@")) as client:
+            job_id = await client.submit("x")
+            with pytest.raises(ServerError, match=r"(?i)no permissions"):
+                await client.result(job_id, timeout=10)
+        async with Client(redis_url.replace("unix://", "unix://blind:wrong@")) as client:
+            with pytest.raises(ServerError, match="refuses the credentials"):
+                await client.result("standard.1-0", timeout=10)
+    finally:
+        await redis.execute_command("ACL", "DELUSER", "blind")
+
+
+async def test_a_foreign_entry_fails_its_own_follower_only(
+    client: Client, redis: Redis, worker: Worker
+) -> None:
+    spoilt, good = await client.submit_many(["a", "b"])
+    waiting = [asyncio.create_task(client.result(job_id, 10)) for job_id in (spoilt, good)]
+    await redis.execute_command("XADD", KEYS.result(spoilt), "1-0", "colour", "red")
+    with pytest.raises(Exception, match="has no field `event`"):
+        await waiting[0]
+    await worker.serve(2)
+    assert (await waiting[1]).text == good
+
+
+def test_entry_ids_are_pairs_of_numbers() -> None:
+    assert parse_entry_id("12-1") == (12, 1)
+    assert parse_entry_id("12") == (12, 0)
+    for bad in ("", "-", "1-", "-1", "a-0", "1-0-0", "$", "+", " 1-0"):
+        with pytest.raises(ValueError, match="is not a stream entry's id"):
+            parse_entry_id(bad)
+    assert event_of([b"other", b"x", b"event", b"{}"]) == b"{}"
