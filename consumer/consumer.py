@@ -10,8 +10,10 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from redis.asyncio import Redis
 
 from consumer.broker import Broker
 from consumer.engine_host import EngineHost
@@ -19,14 +21,16 @@ from consumer.lease import Ending, Lease, job_key
 from consumer.publisher import Publisher
 from consumer.running import RunningJob
 from consumer.settings import Settings
+from consumer.tasks import Tasks
 from consumer.tokenizer_thread import TokenizerThread
 from engine.messages import Step
 from engine.request import Request
 from penstock.backoff import pauses
-from penstock.errors import PenstockError, ServerError
+from penstock.errors import PenstockError, ServerError, ServerUnavailable
 from penstock.keys import Keys
 from penstock.link import BLOCK_MS, Link
 from penstock.messages import Error, Heartbeat
+from penstock.server import check_server
 
 log = logging.getLogger(__name__)
 
@@ -82,9 +86,10 @@ class Consumer:
         Raises:
             EngineStartFailed: the model cannot be loaded, or the engine cannot be started any more.
             ModelDisagreement: the queue serves another model already.
+            ServerError: the server refuses us, or is unsuitable (too old, evicting).
         """
         try:
-            async with _Tasks() as tasks:
+            async with Tasks() as tasks:
                 tasks.start(self._pulse_loop())
                 if await tasks.unless(self._stop, self._start()):
                     claiming = tasks.start(self._claim_loop())
@@ -99,8 +104,17 @@ class Consumer:
             await self._leave()
 
     async def _start(self) -> None:
-        await self._patiently(self._join)
+        # Only an absent server is waited for at the start: what refuses us now will go on refusing.
+        await self._patiently(self._check_server, ServerUnavailable)
+        await self._patiently(self._join, ServerUnavailable)
         await self._engine.start()
+
+    async def _check_server(self) -> None:
+        async with Redis.from_url(self._settings.redis) as redis:
+            report = await check_server(redis)
+        report.require_suitable()
+        for finding in report.findings:
+            log.warning("%s", finding.words)
 
     async def _join(self) -> None:
         mine = self._settings.model_name
@@ -278,49 +292,15 @@ class Consumer:
         self._thread.close()
         await self._link.aclose()
 
-    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Call until the server answers."""
+    async def _patiently(
+        self, call: Callable[[], Awaitable[T]], trouble: type[ServerError] = ServerError
+    ) -> T:
+        """Call until it raises no `trouble`."""
         for pause in pauses():
             try:
                 return await call()
-            except ServerError as error:
+            except trouble as error:
                 log.warning("the server is in trouble, will try again: %s", error)
                 self._broker.connection_lost()
                 await asyncio.sleep(pause)
         raise AssertionError("pauses never end")
-
-
-class _Tasks:
-    """Tasks that run beside the body: none outlives it, and what one raises ends it."""
-
-    def __init__(self) -> None:
-        self._tasks: list[asyncio.Task[None]] = []
-
-    async def __aenter__(self) -> _Tasks:
-        return self
-
-    async def __aexit__(self, *exception: object) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def start(self, loop: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Start a loop."""
-        task = asyncio.create_task(loop)
-        self._tasks.append(task)
-        return task
-
-    async def unless(self, event: asyncio.Event, work: Coroutine[Any, Any, Any]) -> bool:
-        """Await `work`; False where the event came first. What a loop raises meanwhile is raised here."""
-        own: list[asyncio.Task[Any]] = [asyncio.create_task(work), asyncio.create_task(event.wait())]
-        try:
-            loops = [task for task in self._tasks if not task.done()]
-            done, _ = await asyncio.wait([*own, *loops], return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                if not task.cancelled():
-                    task.result()
-            return own[0] in done
-        finally:
-            for task in own:
-                task.cancel()
-            await asyncio.gather(*own, return_exceptions=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from redis.asyncio import Redis
 from consumer.consumer import ModelDisagreement
 from consumer.engine_process import EngineStartFailed
 from penstock.client import Client
-from penstock.errors import JobFailed
+from penstock.errors import JobFailed, ServerUnsuitable
 from penstock.keys import GROUP, Keys
 from penstock.messages import MAX_JOB_BYTES, Done, Failed, Job, SamplingParams, Tokens, decode_event
+from tests.conftest import Server
 from tests.consumer.models import save_model
 from tests.consumer.running import consuming, make_consumer
 from tests.consumer.scripted_engine import token_at
@@ -269,3 +271,9 @@ async def test_a_flushed_server_is_served_on(redis: Redis, redis_url: str, model
         await asyncio.sleep(0.1)
         after = await client.submit(short("after"))
         assert (await client.result(after, timeout=10)).text == expected_text("after", 5)
+
+
+async def test_a_server_that_evicts_is_refused(make_server: Callable[..., Server], model: Path) -> None:
+    server = make_server("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
+    with pytest.raises(ServerUnsuitable, match="noeviction"):
+        await make_consumer(server.url, model).run()
