@@ -1,6 +1,6 @@
-"""A consumer process with the scripted engine.
+"""A consumer process with the scripted engine: its arguments are URL, MODEL and SETTINGS.
 
-`python -m tests.recovery.scripted_consumer URL MODEL SETTINGS`; SETTINGS is a JSON object of `Settings` fields. SIGTERM drains, as in `python -m consumer`.
+SETTINGS is a JSON object of `Settings` fields. SIGTERM drains, as in `python -m consumer`.
 """
 
 from __future__ import annotations

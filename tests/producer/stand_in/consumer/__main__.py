@@ -1,0 +1,125 @@
+"""A consumer without an engine, in the place of the real one: it answers with the prompt in upper case.
+
+It speaks the wire by penstock's own scripts. A prompt that starts with `fail` fails. Each answer is noted in
+the file $STAND_IN_LOG, so that tests can count how often a row was run; $STAND_IN_DELAY_S slows it down,
+and $STAND_IN_STUBBORN makes it deaf to SIGTERM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import signal
+import sys
+import time
+from typing import Any
+
+import redis
+
+from penstock import keys as names
+from penstock.keys import JobId, Keys
+from penstock.messages import (
+    Completion,
+    Done,
+    Error,
+    Failed,
+    Heartbeat,
+    Job,
+    Tokens,
+    Usage,
+    decode_job,
+    encode_event,
+    encode_heartbeat,
+)
+from penstock.scripts import CLAIM, COMMIT
+
+LEASE_MS = 2000
+
+
+class StandIn:
+    def __init__(self, url: str, model: str, name: str) -> None:
+        self.redis = redis.Redis.from_url(url, protocol=2)
+        self.keys, self.model = Keys(), model
+        self.name = f"{name}.{secrets.token_hex(4)}"
+        self.log = os.environ.get("STAND_IN_LOG")
+        self.delay_s = float(os.environ.get("STAND_IN_DELAY_S", "0"))
+
+    def beat(self) -> None:
+        seconds, micros = self.redis.time()
+        beat = Heartbeat(
+            model=self.model, phase="ready", at_ms=seconds * 1000 + micros // 1000, interval_ms=1000
+        )
+        self.redis.hset(self.keys.consumers, self.name, encode_heartbeat(beat))
+
+    def step(self) -> bool:
+        lanes = sorted(lane.decode() for lane in self.redis.smembers(self.keys.lanes)) or ["standard"]
+        arguments = [names.GROUP, self.name, LEASE_MS, 16, *["0-0"] * len(lanes)]
+        taken, _ = self.redis.eval(CLAIM.source, len(lanes), *map(self.keys.jobs, lanes), *arguments)
+        for lane, entry, deliveries, flat in taken:
+            fields = dict(zip(flat[::2], flat[1::2], strict=True))
+            nonce = fields.get(b"nonce", b"").decode() or None
+            self.answer(JobId(lanes[lane], entry.decode(), nonce), deliveries, decode_job(fields[b"job"]))
+        return bool(taken)
+
+    def answer(self, job_id: JobId, deliveries: int, job: Job) -> None:
+        time.sleep(self.delay_s)
+        prompt = job.prompt or str(job.messages[-1].content if job.messages else "")
+        end = self.end(prompt, job)
+        lane = self.keys.jobs(job_id.lane)
+        batch, done, counter = lane, lane, ""
+        if job.batch is not None:
+            batch, done = self.keys.batch(job.batch), self.keys.batch_done(job.batch)
+            counter = names.COMPLETED if isinstance(end, Done) else names.FAILED
+        tokens: tuple[Any, Any] = ("", "")
+        if job.stream:
+            tokens = "1-0", encode_event(Tokens(text=prompt.upper()[:3], token_ids=[1], text_offset=0))
+        keys = [lane, self.keys.result(str(job_id)), batch, done]
+        row = "" if job.row is None else job.row
+        per_job = [
+            job_id.entry,
+            deliveries,
+            60_000,
+            str(job_id),
+            counter,
+            row,
+            *tokens,
+            "1-1",
+            encode_event(end),
+        ]
+        (committed,) = self.redis.eval(COMMIT.source, len(keys), *keys, names.GROUP, self.name, *per_job)
+        if self.log and committed:
+            with open(self.log, "a") as log:
+                log.write(f"{prompt}\n")
+
+    def end(self, prompt: str, job: Job) -> Done | Failed:
+        if prompt.startswith("fail"):
+            return Failed(error=Error(type="engine_error", message="as asked"), custom_id=job.custom_id)
+        outputs = [Completion(text=prompt.upper(), finish_reason="stop")]
+        usage = Usage(prompt_tokens=1, completion_tokens=2)
+        return Done(outputs=outputs, usage=usage, model=self.model, custom_id=job.custom_id)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--redis", required=True)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--name", default="stand-in")
+    args = parser.parse_args()
+    signal.signal(
+        signal.SIGTERM, signal.SIG_IGN if "STAND_IN_STUBBORN" in os.environ else lambda *_: sys.exit(0)
+    )
+    consumer, beaten = StandIn(args.redis, args.model, args.name), 0.0
+    while True:
+        try:
+            if time.monotonic() - beaten > 0.3:
+                consumer.beat()
+                beaten = time.monotonic()
+            if not consumer.step():
+                time.sleep(0.01)
+        except redis.ConnectionError:
+            time.sleep(0.05)
+
+
+if __name__ == "__main__":
+    main()

