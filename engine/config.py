@@ -32,4 +32,5 @@ class EngineConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     kv_cache_bytes: int = 2 * 1024**3
     """Upper bound of the KV cache when num_blocks is 0."""
     num_threads: int = 0
-    """Compute threads; 0: OMP_NUM_THREADS if set, else the cores that this process may use."""
+    """Compute threads; 0: OMP_NUM_THREADS if set, else the cores that this process may use, or fewer for a
+    small model."""

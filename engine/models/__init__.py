@@ -1,0 +1,1 @@
+"""Models: specs of the families, the decoder that reads them, and loading."""

@@ -1,0 +1,44 @@
+"""The op set for processors: torch operations chosen so that a row's result does not depend on its batch.
+
+What was measured and decided is said in the file of each operation.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from kernels.cpu.attention import CpuAttention
+from kernels.cpu.elementwise import add_rms_norm, rms_norm, rotary, silu_and_mul, store_kv
+from kernels.cpu.linear import choose_linear
+from kernels.cpu.philox import philox
+from kernels.cpu.sample import sample
+from kernels.opset import OpSet
+
+log = logging.getLogger(__name__)
+
+
+def make_op_set() -> OpSet:
+    """The fastest of what this build of torch has; what it lacks is said in the log."""
+    pack_linear, linear = choose_linear()
+    if not torch.backends.mkl.is_available():
+        log.warning(
+            "this torch has no MKL: attention was not checked for it, "
+            "and a sequence's tokens may depend on what else is in the batch"
+        )
+    attention = CpuAttention()
+    return OpSet(
+        name="cpu",
+        rms_norm=rms_norm,
+        add_rms_norm=add_rms_norm,
+        rotary=rotary,
+        silu_and_mul=silu_and_mul,
+        pack_linear=pack_linear,
+        linear=linear,
+        store_kv=store_kv,
+        plan_attention=attention.plan,
+        attention=attention.run,
+        philox=philox,
+        sample=sample,
+    )

@@ -1,0 +1,106 @@
+"""From a model's name to a local folder: the folder itself, or a snapshot from the Hugging Face hub."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from engine.errors import ModelError, ModelNotFound, UnsupportedModel
+from engine.models.families import FAMILIES
+
+ALLOW_PATTERNS: Final = ("*.json", "*.safetensors", "*.jinja", "tokenizer*", "*.txt", "*.model")
+"""What is fetched from the hub: configs, weights, tokenizer and chat template. Never pickles or code."""
+
+
+def resolve_folder(model: str) -> Path:
+    """The local folder of a model: a path, or a hub id, which is fetched (or found in the hub's local cache).
+
+    The user's hub token is used where there is one (HF_TOKEN, or `hf auth login`). Raises ModelNotFound.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelNotFound(f"the folder {model} has no config.json: it is not a model folder")
+        return path.resolve()
+    if path.exists():
+        raise ModelNotFound(f"{model} is a file: a folder with config.json and safetensors is needed")
+    if path.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
+        raise ModelNotFound(f"there is no folder {model} (and a hub id looks like OWNER/NAME)")
+    return _snapshot(model)
+
+
+def _snapshot(model: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=list(ALLOW_PATTERNS)))
+    except GatedRepoError as error:
+        raise ModelNotFound(
+            f"{model} is gated: accept its terms on https://huggingface.co/{model}, "
+            "then set HF_TOKEN or run `hf auth login`"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelNotFound(
+            f"{model} is neither a folder here nor a model on the hub that you may see "
+            "(a private one needs HF_TOKEN or `hf auth login`)"
+        ) from error
+    except HFValidationError as error:
+        raise ModelNotFound(f"{model} is neither a folder here nor a hub id: {error}") from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise ModelNotFound(
+            f"{model} is not in the local hub cache, and the hub cannot be reached "
+            "(no network, or HF_HUB_OFFLINE is set)"
+        ) from error
+    except (HfHubHTTPError, OSError) as error:
+        raise ModelNotFound(f"{model} could not be fetched from the hub: {error}") from error
+
+
+def read_config(folder: Path) -> Any:
+    """The folder's config as transformers understands it. Raises UnsupportedModel or ModelError."""
+    from transformers import AutoConfig
+
+    raw = _read_json(folder / "config.json")
+    try:
+        return AutoConfig.from_pretrained(folder)
+    except (ValueError, KeyError) as error:
+        named = ", ".join(raw.get("architectures") or []) or f"of model_type {raw.get('model_type')!r}"
+        raise UnsupportedModel(
+            f"architecture {named} is not supported: transformers does not know its config "
+            f"({str(error).splitlines()[0]}); supported are {', '.join(FAMILIES)}"
+        ) from error
+    except Exception as error:  # a config that its own class rejects: transformers raises many types
+        raise ModelError(f"{folder / 'config.json'} cannot be read: {error}") from error
+
+
+def eos_token_ids(folder: Path, config: Any) -> list[int]:
+    """The model's end tokens: those of config.json and of generation_config.json, each an id or a list."""
+    named: list[Any] = [config.eos_token_id]
+    path = folder / "generation_config.json"
+    if path.is_file():
+        named.append(_read_json(path).get("eos_token_id"))
+    ids: set[int] = set()
+    for value in named:
+        if isinstance(value, int):
+            ids.add(value)
+        elif isinstance(value, list):
+            ids.update(value)
+    return sorted(ids)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} holds no JSON object")
+    return content

@@ -1,0 +1,95 @@
+"""Causal attention over a paged KV cache: prefill chunks and decodes in one packed batch.
+
+The cache of a layer is two tensors [block, slot, kv_head, head_dim]. Token p of sequence b lives in block
+`block_tables[b, p // block_size]`, slot `p % block_size`; block 0 belongs to nobody and fills unused entries.
+Slots of a table's blocks past its context may be read, with weight 0, so they must be finite. Queries are
+packed: sequence b owns rows `cu_seqlens_q[b]` to `cu_seqlens_q[b + 1]`, the last tokens of its context.
+Vaswani et al. 2017 for attention, Kwon et al. 2023 (PagedAttention) for the tables.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from kernels.checks import check, check_contiguous
+
+if TYPE_CHECKING:
+    from kernels.opset import OpSet
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionMetadata:
+    """What one step's attention needs to know, the same for every layer. B sequences, T query tokens."""
+
+    cu_seqlens_q: Tensor
+    """[B + 1] int32: where each sequence's queries begin and end."""
+    context_lens: Tensor
+    """[B] int32: tokens in the cache with those of this step."""
+    block_tables: Tensor
+    """[B, W] int32: W blocks are enough for the longest context, rounded up to 16 tokens."""
+    slot_mapping: Tensor
+    """[T] int64: where each token's key and value go, block · block_size + slot."""
+    block_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionShape:
+    """Heads of one layer."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+
+
+class AttentionPlan(Protocol):
+    """What an op set derives from the metadata, once per step."""
+
+    @property
+    def metadata(self) -> AttentionMetadata: ...
+
+
+def plan_attention(ops: OpSet, metadata: AttentionMetadata, shape: AttentionShape) -> AttentionPlan:
+    """Prepares a step: everything about it that does not depend on the layer."""
+    batch = metadata.context_lens.shape[0]
+    device = metadata.context_lens.device
+    check("cu_seqlens_q", metadata.cu_seqlens_q, (batch + 1,), torch.int32, device)
+    check("context_lens", metadata.context_lens, (batch,), torch.int32, device)
+    check("block_tables", metadata.block_tables, (batch, None), torch.int32, device)
+    check("slot_mapping", metadata.slot_mapping, (None,), torch.int64, device)
+    assert shape.num_heads % shape.num_kv_heads == 0, "query heads are no multiple of the KV heads"
+    return ops.plan_attention(metadata, shape)
+
+
+def store_kv(
+    ops: OpSet, keys: Tensor, values: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor
+) -> None:
+    """Writes keys and values [T, kv_heads, D] (rows may be strided) to their slots in the caches."""
+    num_tokens, num_kv_heads, _ = keys.shape
+    for name, x, cache in (("keys", keys, k_cache), ("values", values, v_cache)):
+        check(name, x, (num_tokens, num_kv_heads, None), cache.dtype, cache.device)
+        check(f"cache of {name}", cache, (None, None, num_kv_heads, x.shape[2]), x.dtype, x.device)
+        check_contiguous(f"cache of {name}", cache)
+    check("slot_mapping", slot_mapping, (num_tokens,), torch.int64, keys.device)
+    ops.store_kv(keys, values, k_cache, v_cache, slot_mapping)
+
+
+def attention(
+    ops: OpSet, q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: AttentionPlan, out: Tensor
+) -> None:
+    """softmax(q · kᵀ / sqrt(D)) · v for every query over its own context, up to its own position.
+
+    q, out: [T, heads, D]; out contiguous and written whole. k_cache, v_cache: [blocks, block_size, kv_heads,
+    D] contiguous, with this step's keys and values already stored.
+    """
+    num_tokens, num_heads, head_dim = q.shape
+    check("q", q, (plan.metadata.slot_mapping.shape[0], None, None), k_cache.dtype, k_cache.device)
+    check("out", out, (num_tokens, num_heads, head_dim), q.dtype, q.device)
+    check_contiguous("out", out)
+    for name, cache in (("k_cache", k_cache), ("v_cache", v_cache)):
+        check(name, cache, (None, plan.metadata.block_size, None, head_dim), q.dtype, q.device)
+        check_contiguous(name, cache)
+    ops.attention(q, k_cache, v_cache, plan, out)

@@ -1,0 +1,29 @@
+"""What every wrapper asserts of a tensor: these are our own invariants, not a user's input."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def check(
+    name: str,
+    tensor: Tensor,
+    shape: tuple[int | None, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> None:
+    """Asserts shape (None: any), dtype, device, and that the last dimension is contiguous."""
+    found = tuple(tensor.shape)
+    fits = len(found) == len(shape) and all(
+        want is None or want == got for want, got in zip(shape, found, strict=True)
+    )
+    assert fits, f"{name}: shape {found}, expected {shape}"
+    assert tensor.dtype == dtype, f"{name}: {tensor.dtype}, expected {dtype}"
+    assert tensor.device == device, f"{name}: on {tensor.device}, expected {device}"
+    assert tensor.stride(-1) == 1 or tensor.shape[-1] <= 1, f"{name}: last dimension is strided"
+
+
+def check_contiguous(name: str, tensor: Tensor) -> None:
+    """Asserts that a tensor has no gaps."""
+    assert tensor.is_contiguous(), f"{name}: strides {tensor.stride()}, expected contiguous"

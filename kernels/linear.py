@@ -1,0 +1,44 @@
+"""y = x · Wᵀ + b, with the weight in whatever layout the op set computes fastest in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from kernels.checks import check, check_contiguous
+
+if TYPE_CHECKING:
+    import torch
+
+    from kernels.opset import OpSet
+
+
+@dataclass(frozen=True, slots=True)
+class LinearWeight:
+    """A weight of one op set: only that op set reads `data`."""
+
+    data: Tensor
+    bias: Tensor | None
+    in_features: int
+    out_features: int
+    dtype: torch.dtype
+    device: torch.device
+
+
+def pack_linear(ops: OpSet, weight: Tensor, bias: Tensor | None) -> LinearWeight:
+    """Takes a weight [N, K] and a bias [N] or None, both contiguous; the result may share their memory."""
+    check("weight", weight, (None, None), weight.dtype, weight.device)
+    check_contiguous("weight", weight)
+    if bias is not None:
+        check("bias", bias, (weight.shape[0],), weight.dtype, weight.device)
+    return ops.pack_linear(weight, bias)
+
+
+def linear(ops: OpSet, x: Tensor, weight: LinearWeight) -> Tensor:
+    """x: [T, K] contiguous, T ≥ 1. Returns a new contiguous [T, N]."""
+    check("x", x, (None, weight.in_features), weight.dtype, weight.device)
+    check_contiguous("x", x)
+    assert x.shape[0] >= 1, "x: no rows"
+    return ops.linear(x, weight)

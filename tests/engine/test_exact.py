@@ -1,0 +1,146 @@
+"""A job's sampled tokens are the same alone, in a batch of 64, chunked, after preemption and when resumed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from engine.engine import Engine
+from engine.request import Request, RequestParams
+from tests.engine.run import engine_of, run, tokens_of
+from tests.engine.tiny_models import random_prompts
+
+MAX_TOKENS = 24
+PROMPTS = random_prompts(64, longest=60, seed=1)
+
+
+def params(i: int) -> RequestParams:
+    """A different way to sample for every request; every eighth is greedy."""
+    rng = random.Random(i)
+    return RequestParams(
+        max_tokens=MAX_TOKENS,
+        seed=rng.getrandbits(64),
+        temperature=0.0 if i % 8 == 0 else rng.uniform(0.3, 3.0),
+        top_p=rng.choice([1.0, 0.7, 0.95]),
+        top_k=rng.choice([0, 5, 50]),
+        min_p=rng.choice([0.0, 0.05]),
+        sample=i % 3,
+    )
+
+
+def requests(resumed: list[list[int]] | None = None) -> list[Request]:
+    return [
+        Request(
+            request_id=str(i),
+            prompt_token_ids=prompt,
+            params=params(i),
+            output_token_ids=resumed[i] if resumed else [],
+        )
+        for i, prompt in enumerate(PROMPTS)
+    ]
+
+
+def tokens(engine: Engine, which: list[Request]) -> list[list[int]]:
+    outputs = run(engine, which)
+    return [tokens_of(outputs[request.request_id]) for request in which]
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_model: Callable[[str], Path]) -> list[list[int]]:
+    """Each request in an engine that runs nothing else."""
+    engine = engine_of(tiny_model("llama"))
+    return [tokens(engine, [request])[0] for request in requests()]
+
+
+WAYS: dict[str, dict[str, Any]] = {
+    "batch of 64": {},
+    "chunked": {"max_num_batched_tokens": 19},
+    "preempted": {"num_blocks": 12, "block_size": 8, "max_model_len": 96},
+    "small blocks": {"block_size": 1},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_same_tokens_in_every_batch(
+    way: str, alone: list[list[int]], tiny_model: Callable[[str], Path]
+) -> None:
+    engine = engine_of(tiny_model("llama"), **WAYS[way])
+    assert tokens(engine, requests()) == alone
+    if way == "preempted":
+        assert engine.scheduler.num_preemptions > 5
+
+
+@pytest.mark.parametrize("way", ["batch of 64", "preempted"])
+def test_resumed_requests_go_on_with_the_same_tokens(
+    way: str, alone: list[list[int]], tiny_model: Callable[[str], Path]
+) -> None:
+    rng = random.Random(2)
+    kept = [answer[: rng.randrange(MAX_TOKENS)] for answer in alone]
+    rest = tokens(engine_of(tiny_model("llama"), **WAYS[way]), requests(kept))
+    assert [begun + more for begun, more in zip(kept, rest, strict=True)] == alone
+
+
+def test_seeds_and_samples_draw_differently(tiny_model: Callable[[str], Path]) -> None:
+    hot = RequestParams(max_tokens=20, seed=1, temperature=2.0)
+    variants = [
+        hot,
+        hot,
+        RequestParams(max_tokens=20, seed=2, temperature=2.0),
+        RequestParams(max_tokens=20, seed=1, temperature=2.0, sample=1),
+    ]
+    engine = engine_of(tiny_model("llama"))
+    got = tokens(
+        engine,
+        [
+            Request(request_id=str(i), prompt_token_ids=[1, 2], params=variant)
+            for i, variant in enumerate(variants)
+        ],
+    )
+    assert got[0] == got[1]
+    assert len({tuple(answer) for answer in got}) == 3
+
+
+@pytest.mark.skipif(
+    not (torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()),
+    reason="exact batches need oneDNN and MKL",
+)
+@pytest.mark.parametrize("family", ["llama-biases-no-gqa", "qwen3"])
+def test_logits_are_the_same_to_the_bit(family: str, tiny_model: Callable[[str], Path]) -> None:
+    """What equal tokens rest on: sampling only shows a difference where two tokens are nearly tied."""
+
+    def logits(which: list[Request], **settings: Any) -> dict[tuple[int, int], torch.Tensor]:
+        """By first token of the prompt (here: which request) and output index."""
+        engine = engine_of(tiny_model(family), **settings)
+        seen: dict[tuple[int, int], torch.Tensor] = {}
+        sample = engine.runner.sample
+
+        def recording(rows: list[int]) -> Any:
+            for row, values in zip(rows, engine.runner._logits if rows else [], strict=True):
+                key = int(engine.runner._tokens[row, 0])
+                seen[key, int(engine.runner._sampler._output_indices[row])] = values.clone()
+            return sample(rows)
+
+        engine.runner.sample = recording
+        run(engine, which, check=False)
+        return seen
+
+    prompts = [[i, *prompt] for i, prompt in enumerate(PROMPTS)]
+    which = [
+        Request(request_id=str(i), prompt_token_ids=prompt, params=params(i))
+        for i, prompt in enumerate(prompts)
+    ]
+    whole = logits(which)
+    assert len(whole) == 64 * MAX_TOKENS
+    others = [
+        logits(which, max_num_batched_tokens=23),
+        logits(which, num_blocks=12, block_size=8, max_model_len=96),
+        *(logits([request]) for request in which[::9]),
+    ]
+    for other in others:
+        for key, values in other.items():
+            assert torch.equal(values, whole[key]), f"(request, output index) {key}"

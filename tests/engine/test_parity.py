@@ -1,0 +1,64 @@
+"""Greedy tokens equal transformers' `generate`, for every family and every way to batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.request import Request
+from tests.engine.run import engine_of, greedy, run, tokens_of
+from tests.engine.tiny_models import FAMILIES, generate, random_prompts
+
+MAX_TOKENS = 12
+PROMPTS = random_prompts(64, longest=70)
+
+WAYS: dict[str, dict[str, Any]] = {
+    "at once": {},
+    "chunked": {"max_num_batched_tokens": 24},
+    "preempted": {"num_blocks": 11, "block_size": 8, "max_model_len": 88},
+    "one by one": {"max_num_seqs": 1},
+    "reference ops": {"ops": "reference"},
+}
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_model: Callable[[str], Path]) -> Callable[[str], list[list[int]]]:
+    """What transformers says, asked once per family."""
+    answers: dict[str, list[list[int]]] = {}
+
+    def ask(family: str) -> list[list[int]]:
+        if family not in answers:
+            answers[family] = generate(tiny_model(family), PROMPTS, MAX_TOKENS)
+        return answers[family]
+
+    return ask
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_greedy_tokens_equal_transformers(
+    family: str,
+    way: str,
+    tiny_model: Callable[[str], Path],
+    expected: Callable[[str], list[list[int]]],
+) -> None:
+    engine = engine_of(tiny_model(family), **WAYS[way])
+    requests = [
+        Request(request_id=str(i), prompt_token_ids=prompt, params=greedy(MAX_TOKENS))
+        for i, prompt in enumerate(PROMPTS)
+    ]
+    outputs = run(engine, requests)
+    for i, want in enumerate(expected(family)):
+        got = tokens_of(outputs[str(i)])
+        assert len(got) == len(want), f"{family}, request {i}: {len(got)} tokens, expected {len(want)}"
+        for position, (mine, theirs) in enumerate(zip(got, want, strict=True)):
+            assert mine == theirs, (
+                f"{family}, {way}, request {i} of {len(PROMPTS[i])} prompt tokens, output {position}: "
+                f"token {mine}, transformers says {theirs}"
+            )
+    assert engine.scheduler.blocks.num_free == engine.sizes.num_blocks
+    if way == "preempted":
+        assert engine.scheduler.num_preemptions > 0
