@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
 
+
 def resolved(text: str, **environment: str) -> str:
     """`${NAME-default}` and `${NAME:-default}` as compose resolves them."""
     pattern = r"\$\{(\w+)(?::?-([^}]*))\}"
