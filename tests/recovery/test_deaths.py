@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from penstock.client import Client
+from penstock.errors import ServerFull
 from penstock.keys import Keys
 from penstock.messages import Job, SamplingParams
 from tests.conftest import Server
@@ -163,3 +164,19 @@ async def test_a_second_signal_ends_at_once_and_loses_nothing(
     start(server.url, save_model(model.parent / "slow", {}))
     await until_terminal(client, ids, len(ids))
     check_all(server, ids)
+
+
+async def test_what_runs_on_a_full_server_finishes(
+    make_server: Callable[..., Server], model: Path, start: Callable[..., ConsumerProcess]
+) -> None:
+    server = make_server()
+    async with Client(server.url) as client:
+        start(server.url, model, max_num_seqs=16)
+        ids = await client.submit_many(jobs(40))
+        await until_terminal(client, ids, 4)
+        with server.client() as redis:
+            redis.config_set("maxmemory", "1mb")
+        with pytest.raises(ServerFull):
+            await client.submit(jobs(1)[0])
+        await until_terminal(client, ids, len(ids))
+        check_all(server, ids)
