@@ -17,8 +17,9 @@ from consumer.lease import Ending, Lease, Progress
 from penstock import keys as k
 from penstock.keys import JobId, Keys
 from penstock.link import Link
-from penstock.messages import Heartbeat, decode_heartbeat, encode_heartbeat
-from penstock.scripts import CLAIM, COMMIT, PUBLISH, RELEASE, RENEW, RETIRE, Argument
+from penstock.messages import Heartbeat, encode_heartbeat
+from penstock.presence import alive_consumers, server_time_ms
+from penstock.scripts import BEAT, CLAIM, COMMIT, PUBLISH, RELEASE, RENEW, RETIRE, Argument
 
 T = TypeVar("T")
 
@@ -42,14 +43,14 @@ class Broker:
         self._reclaim_from = 0.0
 
     async def start(self, *, take_over: str | None) -> None:
-        """Learn the lanes, skip old notices; take over what `take_over` (a stable name) left behind."""
-        await self.refresh_lanes()
+        """Skip old notices, learn the lanes; take over what `take_over` (a stable name) left behind."""
         newest = await self._link.command("XREVRANGE", self.keys.control, "+", "-", "COUNT", 1)
         self._control_id = _text(newest[0][0]) if newest else "0-0"
+        await self._refresh_lanes()
         if take_over is not None:
             await self.retire(f"{take_over}.*", spare=self.consumer)
 
-    async def refresh_lanes(self) -> None:
+    async def _refresh_lanes(self) -> None:
         """Read the declared lanes; the default lane is always one of them."""
         declared = await self._link.command("SMEMBERS", self.keys.lanes)
         self._lanes = sorted({_text(lane) for lane in declared} | {k.DEFAULT_LANE})
@@ -85,22 +86,22 @@ class Broker:
         lanes = list(self._lanes)
         streams = [self.keys.jobs(lane) for lane in lanes] + [self.keys.control]
         ids = [self._delivered.get(lane, "0-0") for lane in lanes] + [self._claim_control_id]
-        reply = await self._link.blocking("XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", *streams, *ids)
-        if any(_text(stream) == self.keys.control for stream, _ in reply or ()):
-            await self.refresh_lanes()
+        await self._link.blocking("XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", *streams, *ids)
 
     async def wait_for_cancelled(self, block_ms: int) -> set[str]:
-        """Wait for the control stream: ids of jobs cancelled since, none when `block_ms` pass."""
+        """Wait for the control stream: ids of jobs cancelled since, none when `block_ms` pass.
+
+        Newly declared lanes are taken up in here as well: this loop misses no notice.
+        """
         reply = await self._link.blocking(
             "XREAD", "COUNT", 1000, "BLOCK", block_ms, "STREAMS", self.keys.control, self._control_id
         )
-        cancelled: set[str] = set()
-        for entry_id, fields in reply[0][1] if reply else ():
-            self._control_id = _text(entry_id)
-            named = _named(fields)
-            if k.CANCEL in named:
-                cancelled.add(_text(named[k.CANCEL]))
-        return cancelled
+        notices = [(_text(entry_id), _named(fields)) for entry_id, fields in reply[0][1]] if reply else []
+        if any(k.LANE in fields for _, fields in notices):
+            await self._refresh_lanes()  # before the notices count as read, for the sake of `claim`
+        if notices:
+            self._control_id = notices[-1][0]
+        return {_text(fields[k.CANCEL]) for _, fields in notices if k.CANCEL in fields}
 
     async def renew(self, leases: Sequence[Lease]) -> list[Lease]:
         """Extend leases; gives back those that are lost."""
@@ -111,7 +112,7 @@ class Broker:
         return lost
 
     async def publish(self, progress: Sequence[Progress]) -> list[Lease]:
-        """Append `tokens` events; gives back leases that are lost."""
+        """Append `tokens` events; gives back leases that are lost, or whose stream the server lost."""
         lost: list[Lease] = []
         for part in _parts(progress):
             names: list[str] = []
@@ -119,7 +120,7 @@ class Broker:
             for item in part:
                 names += [self._lane(item.lease), self.keys.result(item.lease.key)]
                 args += [item.lease.job_id.entry, item.lease.deliveries]
-                args += [item.result_ttl_ms, item.event_id, item.event]
+                args += [item.ttl_ms, item.num_before, item.event_id, item.event]
             published = await self._link.script(PUBLISH, names, args)
             lost += [item.lease for item, kept in zip(part, published, strict=True) if not kept]
         return lost
@@ -158,23 +159,17 @@ class Broker:
     async def published(self, job_id: JobId) -> list[tuple[str, bytes]]:
         """What earlier runs of this job have published: (event id, event JSON), oldest first."""
         entries = await self._link.command("XRANGE", self.keys.result(str(job_id)), "-", "+")
-        return [(_text(entry_id), _named(fields)[k.EVENT]) for entry_id, fields in entries]
+        return [(_text(entry_id), _named(fields).get(k.EVENT, b"")) for entry_id, fields in entries]
 
     async def heartbeat(self, heartbeat: Heartbeat) -> None:
         """Write this consumer's heartbeat, stamped with the server's time."""
-        stamped = msgspec.structs.replace(heartbeat, at_ms=await self._now_ms())
-        await self._link.command("HSET", self.keys.consumers, self.consumer, encode_heartbeat(stamped))
+        stamped = msgspec.structs.replace(heartbeat, at_ms=await server_time_ms(self._link))
+        await self._link.script(BEAT, [self.keys.consumers], [self.consumer, encode_heartbeat(stamped)])
 
     async def others(self) -> dict[str, Heartbeat]:
         """Heartbeats of the other consumers that are alive, by name."""
-        now = await self._now_ms()
-        found = _named(await self._link.command("HGETALL", self.keys.consumers))
-        beats = {name: decode_heartbeat(data) for name, data in found.items() if name != self.consumer}
-        return {name: beat for name, beat in beats.items() if beat.alive(now)}
-
-    async def _now_ms(self) -> int:
-        seconds, microseconds = await self._link.command("TIME")
-        return int(seconds) * 1000 + int(microseconds) // 1000
+        alive = await alive_consumers(self._link, self.keys)
+        return {name: beat for name, beat in alive.items() if name != self.consumer}
 
     def _lane(self, lease: Lease) -> str:
         return self.keys.jobs(lease.job_id.lane)

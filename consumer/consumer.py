@@ -17,8 +17,10 @@ from redis.asyncio import Redis
 
 from consumer.broker import Broker
 from consumer.engine_host import EngineHost
-from consumer.lease import Ending, Lease, job_key
+from consumer.engine_process import EngineStartFailed
+from consumer.lease import Lease, job_key
 from consumer.publisher import Publisher
+from consumer.quarantine import Quarantine
 from consumer.running import RunningJob
 from consumer.settings import Settings
 from consumer.tasks import Tasks
@@ -39,6 +41,8 @@ T = TypeVar("T")
 _IDLE_BLOCK_MS = 1_000
 """Longest wait for new jobs before expired leases are looked for again."""
 _LEAVE_TIMEOUT_S = 5.0
+_MAX_FRUITLESS_DEATHS = 8
+"""Deaths of the engine in a row, with no job finished between them, after which the consumer gives up."""
 
 
 class ModelDisagreement(PenstockError):
@@ -64,6 +68,9 @@ class Consumer:
         self._engine = EngineHost(settings, self._thread, self._on_phase, engine_command)
         self._admitting: list[Lease] = []
         self._running: dict[str, RunningJob] = {}
+        self._cancelled: set[str] = set()
+        self._quarantine = Quarantine()
+        self._deaths_in_a_row = 0
         self._num_waiting = 0
         self._room = asyncio.Event()
         self._stop = asyncio.Event()
@@ -99,6 +106,8 @@ class Consumer:
                     await tasks.unless(self._stop, asyncio.Event().wait())
                     claiming.cancel()
                     await asyncio.gather(claiming, return_exceptions=True)
+                    await self._give_back(self._admitting)
+                    self._admitting = []
                     await tasks.unless(self._hard_stop, self._drain())
         finally:
             await self._leave()
@@ -117,6 +126,7 @@ class Consumer:
             log.warning("%s", finding.words)
 
     async def _join(self) -> None:
+        await self._broker.start(take_over=self._settings.name or None)  # a dead namesake is no other
         mine = self._settings.model_name
         for name, beat in (await self._broker.others()).items():
             if beat.model != mine:
@@ -124,7 +134,6 @@ class Consumer:
                     f"consumer {name} serves {beat.model!r} on this queue, not {mine!r}; stop it first, "
                     "or give this model a queue of its own with --shard"
                 )
-        await self._broker.start(take_over=self._settings.name or None)
 
     def _on_phase(self) -> None:
         """The engine is in another phase: say so, and claim anew where it can take jobs."""
@@ -137,7 +146,7 @@ class Consumer:
     def _credit(self) -> int:
         """How many more jobs the engine can admit soon."""
         served = self._engine.served
-        if served is None:
+        if served is None or self._quarantine.active:
             return 0
         if self._running and self._num_waiting >= max(1, self._settings.lookahead):
             return 0  # blocks are the bottleneck, not sequences
@@ -173,17 +182,23 @@ class Consumer:
         jobs, endings = await self._thread.admit(served, self._admitting, published)
         self._admitting = []
         self._publisher.hand_over([], endings)
+        jobs = [job for job in jobs if job.lease.key not in self._cancelled]
+        self._cancelled.clear()
         for job in jobs:
             # This process may hold an older lease of the job, if it was too busy to renew it.
             if (earlier := self._running.get(job.lease.key)) is not None:
                 self._drop(earlier.lease)
             self._running[job.lease.key] = job
-        self._engine.submit([job.request for job in jobs])
+        if self._quarantine.active:  # the engine died while these were admitted
+            self._quarantine.join_later(job.lease.key for job in jobs)
+            self._try_next_suspect()
+        else:
+            self._engine.submit([job.request for job in jobs])
 
     # Engine
 
     async def _engine_loop(self) -> None:
-        async for step in self._engine.steps(self._survivors):
+        async for step in self._engine.steps(self._engine_died, self._survivors):
             await self._take_step(step)
 
     async def _take_step(self, step: Step) -> None:
@@ -194,8 +209,11 @@ class Consumer:
         ended = [(job, ending) for job, ending in ended if self._run_of(job.request.request_id)]
         self._engine.abort([job.request.request_id for job, _ in ended if job.stopped_early])
         for job, _ in ended:
-            del self._running[job.lease.key]
+            self._forget(job)
+            self._deaths_in_a_row = 0
         self._publisher.hand_over(progress, [ending for _, ending in ended])
+        self._quarantine.survived({job.lease.key for job, _ in outputs})
+        self._try_next_suspect()
         self._room.set()
 
     def _run_of(self, request_id: str) -> RunningJob | None:
@@ -203,24 +221,47 @@ class Consumer:
         job = self._running.get(job_key(request_id))
         return job if job is not None and job.lease.request_id == request_id else None
 
+    def _engine_died(self) -> None:
+        """Blame whom there is to blame.
+
+        Raises:
+            EngineStartFailed: it dies again and again, and nothing is ever finished.
+        """
+        self._deaths_in_a_row += 1
+        if self._deaths_in_a_row > _MAX_FRUITLESS_DEATHS:
+            raise EngineStartFailed(
+                f"the engine died {self._deaths_in_a_row} times in a row without finishing a job"
+            )
+        for key in self._quarantine.engine_died(self._running, self._settings.max_engine_deaths):
+            words = "the engine dies when it runs this job"
+            ending = self._running[key].failure(Error(type="engine_error", message=words, retryable=True))
+            self._publisher.hand_over([], [ending])
+            del self._running[key]
+
     def _survivors(self) -> list[Request]:
-        """After a death of the engine: requests that go on, and an end for those that saw too many deaths."""
-        limit = self._settings.max_engine_deaths
-        endings: list[Ending] = []
-        for key, job in list(self._running.items()):
-            job.engine_deaths += 1
-            if job.engine_deaths >= limit:
-                words = f"the engine died {job.engine_deaths} times while it ran this job"
-                endings.append(job.failure(Error(type="engine_error", message=words, retryable=True)))
-                del self._running[key]
-        self._publisher.hand_over([], endings)
-        return [job.resumed_request() for job in self._running.values()]
+        """Requests for a new engine: all that run; one of them where they are suspects."""
+        if not self._quarantine.active:
+            return [job.resumed_request() for job in self._running.values()]
+        key = self._quarantine.next_to_join()
+        return [] if key is None else [self._running[key].resumed_request()]
+
+    def _try_next_suspect(self) -> None:
+        if self._engine.served is None:
+            return  # after the restart
+        key = self._quarantine.next_to_join()
+        if key is not None:
+            self._engine.submit([self._running[key].resumed_request()])
+
+    def _forget(self, job: RunningJob) -> None:
+        del self._running[job.lease.key]
+        self._quarantine.forget(job.lease.key)
 
     # Leases
 
     async def _cancel_loop(self) -> None:
         while True:
             cancelled = await self._patiently(lambda: self._broker.wait_for_cancelled(BLOCK_MS))
+            self._cancelled |= cancelled & {lease.key for lease in self._admitting}
             for key in cancelled & self._running.keys():
                 self._drop(self._running[key].lease)
 
@@ -234,8 +275,7 @@ class Consumer:
                 await self._broker.heartbeat(self._beat())
                 wait_s = self._settings.lease_s / 3
             except ServerError as error:
-                log.warning("cannot renew leases, will try again: %s", error)
-                self._broker.connection_lost()
+                self._trouble("cannot renew leases or beat", error)
                 wait_s = min(1.0, self._settings.lease_s / 10)
             with contextlib.suppress(TimeoutError):
                 # Not asyncio.wait_for: before Python 3.12 it can swallow a cancellation.
@@ -248,9 +288,11 @@ class Consumer:
 
     def _drop(self, lease: Lease) -> None:
         """Stop running a job that is not ours any more, without a word to anyone."""
-        if self._run_of(lease.request_id) is not None:
-            del self._running[lease.key]
+        job = self._run_of(lease.request_id)
+        if job is not None:
+            self._forget(job)
             self._engine.abort([lease.request_id])
+            self._try_next_suspect()
             self._room.set()
 
     def _beat(self) -> Heartbeat:
@@ -292,6 +334,17 @@ class Consumer:
         self._thread.close()
         await self._link.aclose()
 
+    async def _give_back(self, leases: list[Lease]) -> None:
+        try:
+            await self._broker.release(leases)
+        except ServerError as error:
+            log.warning("could not release %d jobs, their leases will expire: %s", len(leases), error)
+
+    def _trouble(self, words: str, error: ServerError) -> None:
+        log.warning("%s, will try again: %s", words, error)
+        if isinstance(error, ServerUnavailable):
+            self._broker.connection_lost()
+
     async def _patiently(
         self, call: Callable[[], Awaitable[T]], trouble: type[ServerError] = ServerError
     ) -> T:
@@ -300,7 +353,6 @@ class Consumer:
             try:
                 return await call()
             except trouble as error:
-                log.warning("the server is in trouble, will try again: %s", error)
-                self._broker.connection_lost()
+                self._trouble("the server is in trouble", error)
                 await asyncio.sleep(pause)
         raise AssertionError("pauses never end")

@@ -59,7 +59,7 @@ class EngineHost:
         return self.served
 
     def submit(self, requests: Sequence[Request]) -> None:
-        """Hand requests over; without a running engine they are dropped, and resubmitted after its start."""
+        """Hand requests over; without a running engine nothing happens, as `steps` asks for them later."""
         if self._process is not None and requests:
             self._process.submit(requests)
 
@@ -68,8 +68,10 @@ class EngineHost:
         if self._process is not None and request_ids:
             self._process.abort(request_ids)
 
-    async def steps(self, survivors: Callable[[], list[Request]]) -> AsyncIterator[Step]:
-        """Steps, across deaths: after each, another process is started and given the `survivors`.
+    async def steps(
+        self, on_death: Callable[[], None], survivors: Callable[[], list[Request]]
+    ) -> AsyncIterator[Step]:
+        """Steps, across deaths: `on_death` is told of each, and the next process is given the `survivors`.
 
         Raises:
             EngineStartFailed: no new engine could be started, several times in a row.
@@ -87,9 +89,10 @@ class EngineHost:
                             pass
             except EngineDied as error:
                 log.error("%s; another one is started", error)
-                requests = survivors()
+                on_death()
                 await self._restart()
-                self.submit(requests)
+                # Asked for only now: jobs may have been admitted while there was no engine to take them.
+                self.submit(survivors())
 
     async def stop(self) -> None:
         """End the process."""

@@ -69,7 +69,8 @@ class EngineProcess:
                 head = await self._reader.readexactly(HEADER.size)
                 body = await self._reader.readexactly(HEADER.unpack(head)[0])
             except (asyncio.IncompleteReadError, ConnectionError):
-                raise EngineDied(f"the engine process {self.pid} ended ({self._ending()})") from None
+                ending = await asyncio.to_thread(self._ending)
+                raise EngineDied(f"the engine process {self.pid} ended ({ending})") from None
             yield report_decoder.decode(body)
 
     async def stop(self, grace_s: float = 5.0) -> None:

@@ -49,6 +49,9 @@ class Progress(Struct, frozen=True, kw_only=True):
     """One `tokens` event to append to a job's result stream."""
 
     lease: Lease
+    num_before: int
+    """Tokens published before this event."""
     event_id: str
     event: bytes
-    result_ttl_ms: int
+    ttl_ms: int
+    """How long the unfinished stream is kept; its end sets the result's own time."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from consumer.broker import Broker
 from consumer.lease import Ending, Lease, Progress
 from penstock.backoff import pauses
-from penstock.errors import ServerError
+from penstock.errors import ServerError, ServerUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,6 @@ class Publisher:
         self._work = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self.num_committed = 0
 
     @property
     def unwritten(self) -> list[Lease]:
@@ -55,7 +54,8 @@ class Publisher:
                 waits = pauses()
             except ServerError as error:
                 log.warning("cannot write events, will try again: %s", error)
-                self._broker.connection_lost()
+                if isinstance(error, ServerUnavailable):
+                    self._broker.connection_lost()
                 self._work.set()
                 await asyncio.sleep(next(waits))
 
@@ -68,11 +68,12 @@ class Publisher:
             del self._progress[: len(progress)]
             lost += await self._broker.commit(endings) if endings else []
             del self._endings[: len(endings)]
-            self.num_committed += len(endings)
             if lost:
                 log.warning(
                     "%d leases are lost, %s first: the jobs run or end elsewhere", len(lost), lost[0].key
                 )
-            for lease in lost:
-                self._on_lost(lease)
+                for lease in lost:
+                    self._on_lost(lease)
+                # Where only the stream is gone, the lease is still ours: others may have it at once.
+                await self._broker.release(lost)
         self._idle.set()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 
+import msgspec
 from msgspec import Struct
 
 from consumer.detokenizer import Detokenizer
@@ -26,6 +28,11 @@ from penstock.messages import (
     decode_labels,
     encode_event,
 )
+
+log = logging.getLogger(__name__)
+
+_LEAST_UNFINISHED_TTL_MS = 24 * 3600 * 1000
+"""An unfinished stream is a checkpoint: a short result TTL must not eat it while the job runs."""
 
 
 class JobRefused(Exception):
@@ -63,7 +70,6 @@ class RunningJob:
         self.lease = lease
         self.job = job
         self.request = request
-        self.engine_deaths = 0
         self.next_progress_at = 0.0
         self._served = served
         stop = job.sampling_params.stop_strings
@@ -122,12 +128,17 @@ class RunningJob:
 
     def take_progress(self) -> Progress | None:
         """The next `tokens` event, if some text became safe since the last one."""
+        num_before = self._text.num_taken
         event = self._tokens_event(*self._text.take_safe())
         if event is None:
             return None
-        event_id = f"{self._text.num_taken}-0"
-        ttl_ms = self._served.ttl_ms(self.job)
-        return Progress(lease=self.lease, event_id=event_id, event=event, result_ttl_ms=ttl_ms)
+        return Progress(
+            lease=self.lease,
+            num_before=num_before,
+            event_id=f"{self._text.num_taken}-0",
+            event=event,
+            ttl_ms=max(self._served.ttl_ms(self.job), _LEAST_UNFINISHED_TTL_MS),
+        )
 
     def ending(self) -> Ending:
         """The `done` event with, for a streamed job, the last `tokens` event before it."""
@@ -219,7 +230,7 @@ class Admission:
             raise self._refused(lease, Error(type="invalid_job", message=str(error)), job) from None
         except _Unservable as error:
             raise self._refused(lease, error.error, job) from None
-        done = [token for _, event in published for token in _tokens_of(event)] if job.stream else []
+        done = checkpoint(published, self._served.ready.fingerprint) if job.stream else []
         request = Request(
             request_id=lease.request_id, prompt_token_ids=prompt, params=params, output_token_ids=done
         )
@@ -271,6 +282,10 @@ class Admission:
         )
         return JobRefused(ending)
 
+    def broken(self, lease: Lease, error: Exception) -> Ending:
+        """The end of a job whose admission failed in a way that nobody foresaw."""
+        return self._refused(lease, Error(type="engine_error", message=f"internal error: {error!r}")).ending
+
 
 class _Unservable(Exception):
     """A sound job that this model cannot run."""
@@ -280,9 +295,29 @@ class _Unservable(Exception):
         self.error = error
 
 
-def _tokens_of(event: bytes) -> list[int]:
-    decoded = decode_event(event)
-    return decoded.token_ids if isinstance(decoded, Tokens) else []
+def checkpoint(published: Sequence[tuple[str, bytes]], fingerprint: str) -> list[int]:
+    """Output tokens in a result stream's events, as far as they follow each other from the first one on.
+
+    A server that lost its last second may have kept an event and not the one before it: what is behind the
+    hole is generated again.
+    """
+    token_ids: list[int] = []
+    text_length = 0
+    for event_id, data in published:
+        try:
+            event = decode_event(data)
+        except msgspec.DecodeError:
+            break  # of a newer consumer, perhaps
+        if not isinstance(event, Tokens):
+            break
+        count = len(token_ids) + len(event.token_ids)
+        if event_id != f"{count}-0" or event.text_offset != text_length:
+            break
+        if event.fingerprint != fingerprint:
+            log.warning("going on with tokens of %r, and this is %r", event.fingerprint, fingerprint)
+        token_ids += event.token_ids
+        text_length += len(event.text)
+    return token_ids
 
 
 def _seed_of(lease: Lease) -> int:

@@ -6,9 +6,10 @@ import argparse
 import socket
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from engine.config import EngineConfig
 from penstock.keys import DEFAULT_SHARD
@@ -19,22 +20,22 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     engine: EngineConfig
     redis: str = "redis://127.0.0.1:6379/0"
-    shard: str = DEFAULT_SHARD
+    shard: Annotated[str, Meta(pattern="^[A-Za-z0-9_.-]{1,64}$")] = DEFAULT_SHARD
     served_model_name: str = ""
     """The model's name to clients; by default the hub id, or the folder's name."""
-    name: str = ""
+    name: Annotated[str, Meta(pattern="^[A-Za-z0-9_.-]{0,128}$")] = ""
     """A stable name (a StatefulSet's pod, say): a start takes over what an earlier process of it left."""
-    lease_s: float = 30.0
+    lease_s: Annotated[float, Meta(ge=0.5, le=86_400)] = 30.0
     """A lease not renewed for this long may be taken by any consumer; renewed at a third of it."""
-    grace_s: float = 30.0
+    grace_s: Annotated[float, Meta(ge=0, le=86_400)] = 30.0
     """How long a drain waits for running jobs before it releases them."""
-    result_ttl_s: int = 86_400
-    lookahead: int = 8
+    result_ttl_s: Annotated[int, Meta(ge=1)] = 86_400
+    lookahead: Annotated[int, Meta(ge=0)] = 8
     """Jobs claimed beyond the sequences that run, so that the engine never waits for the queue."""
-    coalesce_ms: int = 50
+    coalesce_ms: Annotated[int, Meta(ge=0)] = 50
     """Least time between two `tokens` events of one job."""
-    max_engine_deaths: int = 3
-    """A job that was running at this many deaths of the engine fails with `engine_error`."""
+    max_engine_deaths: Annotated[int, Meta(ge=2)] = 5
+    """A job that was in the engine at this many unexplained deaths fails, found to be the cause or not."""
 
     @property
     def lease_ms(self) -> int:

@@ -67,12 +67,18 @@ class PromptTokenizer:
             return self._checked(job.prompt_token_ids)
         if job.messages is not None:
             text = self._render(job.messages, job.chat_template_kwargs)
-            ids = self.tokenizer.encode(text, add_special_tokens=False).ids
+            ids = self._tokenize(text, add_special_tokens=False)
         else:
-            ids = self.tokenizer.encode(job.prompt, add_special_tokens=True).ids
+            assert job.prompt is not None
+            ids = self._tokenize(job.prompt, add_special_tokens=True)
         if not ids:
             raise InvalidJob("the prompt has no tokens; it needs at least one")
         return ids
+
+    def _tokenize(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        # A batch of one: unlike `encode`, it lets go of the interpreter's lock, so that a long prompt does
+        # not stop the event loop and with it the renewal of leases.
+        return self.tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
 
     def _checked(self, ids: list[int]) -> list[int]:
         largest = max(ids)
@@ -129,7 +135,7 @@ class ChatTemplate:
                 messages=[_as_dict(message) for message in messages],
                 add_generation_prompt=True,
             )
-        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
             raise InvalidJob(f"the chat template refuses these messages: {error}") from None
 
 

@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_ADMITTED_AT_ONCE = 8
+"""Jobs tokenized in one go: the outputs of a step wait no longer than that."""
+
 Published = Mapping[str, Sequence[tuple[str, bytes]]]
 """By request id, what earlier runs of a job published: (event id, event JSON)."""
 
@@ -39,7 +42,15 @@ class TokenizerThread:
         self, served: Served, leases: Sequence[Lease], published: Published
     ) -> tuple[list[RunningJob], list[Ending]]:
         """Running jobs for the leases that can run, `failed` endings for the others."""
-        return await self.run(lambda: _admit(Admission(served), leases, published))
+        admission = Admission(served)
+        jobs: list[RunningJob] = []
+        endings: list[Ending] = []
+        for start in range(0, len(leases), _ADMITTED_AT_ONCE):
+            part = leases[start : start + _ADMITTED_AT_ONCE]
+            more_jobs, more_endings = await self.run(lambda part=part: _admit(admission, part, published))
+            jobs += more_jobs
+            endings += more_endings
+        return jobs, endings
 
     async def digest(
         self, outputs: Sequence[tuple[RunningJob, Output]]
@@ -63,6 +74,9 @@ def _admit(
             jobs.append(admission.admit(lease, published.get(lease.request_id, ())))
         except JobRefused as refused:
             endings.append(refused.ending)
+        except Exception as error:  # whatever is wrong with one job must not end the others
+            log.exception("internal error in the admission of job %s", lease.key)
+            endings.append(admission.broken(lease, error))
     return jobs, endings
 
 

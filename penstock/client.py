@@ -18,8 +18,8 @@ from penstock.errors import JobFailed, JobLost, ResultTimeout, ServerUnavailable
 from penstock.follower import Entry, Follower, Subscription, is_terminal
 from penstock.keys import DEFAULT_LANE, DEFAULT_SHARD, JobId, Keys, check_lane
 from penstock.link import Link
-from penstock.messages import Done, Event, Failed, Job, decode_event, encode_job
-from penstock.status import Expired, JobStatus, Lost, Unknown, read_status
+from penstock.messages import Done, Event, Failed, Job, decode_event, encode_event, encode_job
+from penstock.status import Ended, Expired, JobStatus, Lost, Unknown, read_status
 
 FIRST_CHECK_S: Final = 1.0
 LONGEST_CHECK_S: Final = 30.0
@@ -223,5 +223,8 @@ class Client:
             entries = subscription.ready()
             if not entries and isinstance(status, Expired | Lost | Unknown):
                 raise JobLost(f"job {job_id} {_LOST[type(status)]}")
+            if not entries and isinstance(status, Ended) and subscription.is_past(status.event_id):
+                # The server lost its last second, and the job ended earlier the second time.
+                return [(status.event_id, encode_event(status.event))]
             return entries
         return []

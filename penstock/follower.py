@@ -69,6 +69,10 @@ class Subscription:
             self._entries.append(entry)
             self._changed.set()
 
+    def is_past(self, event_id: str) -> bool:
+        """Whether an entry of this id would not be given any more."""
+        return self.after >= parse_entry_id(event_id)
+
     def fail(self, error: Exception) -> None:
         """Make every further `next` raise."""
         self._error = error

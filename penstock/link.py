@@ -91,7 +91,11 @@ async def send(connection: AbstractConnection, *args: Argument) -> None:
     """Send one command."""
     before = _cancellations()
     await connection.send_command(*args)
-    _check_cancelled(before)
+    try:
+        _check_cancelled(before)
+    except asyncio.CancelledError:
+        await connection.disconnect(nowait=True)  # its reply is on its way, for whoever comes next
+        raise
 
 
 async def receive(connection: AbstractConnection) -> Any:

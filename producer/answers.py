@@ -132,6 +132,8 @@ class Output:
         self.path = path
         self.rows = RowSet()
         self.tally = Tally()
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{path} is not a file; a run reads what it wrote, so name a file to write to")
         try:
             self._file = path.open("a+b")
         except OSError as error:

@@ -23,9 +23,9 @@ from penstock.messages import (
     decode_job,
     encode_event,
 )
+from penstock.presence import alive_consumers, in_words
 from penstock.status import Ended, Expired, JobStatus, Leased, Lost, Queued, Released, Unknown
 from producer.errors import UsageError
-from producer.presence import alive_consumers, in_words
 from producer.where import Where, find_server
 
 if TYPE_CHECKING:

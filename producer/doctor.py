@@ -19,9 +19,9 @@ from penstock.errors import PenstockError
 from penstock.installed import refuse_clash
 from penstock.keys import Keys
 from penstock.link import Link
+from penstock.presence import alive_consumers
 from penstock.server import check_server
 from producer import embedded
-from producer.presence import alive_consumers
 from producer.serving import model_flags
 from producer.where import Where
 

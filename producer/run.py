@@ -31,8 +31,8 @@ from penstock.errors import BatchUnknown, CursorMoved, ServerFull, ServerUnavail
 from penstock.keys import Keys
 from penstock.link import Link
 from penstock.messages import Job
+from penstock.presence import alive_consumers, in_words
 from producer.answers import Output, RunState, answer_of, answer_of_bad, save_state
-from producer.presence import alive_consumers, in_words
 from producer.progress import Progress
 from producer.rows import BadRow, parse_row, read_rows
 

@@ -15,11 +15,11 @@ from penstock.errors import ServerError
 from penstock.installed import refuse_clash
 from penstock.keys import Keys
 from penstock.link import Link
+from penstock.presence import alive_consumers
 from penstock.server import check_server
 from producer.consumer_process import Supervisor, any_alive, command, take_slot
 from producer.embedded import EmbeddedServer
 from producer.errors import UsageError
-from producer.presence import alive_consumers
 from producer.shipped import default_model
 from producer.where import Where, open_server
 

@@ -12,7 +12,11 @@ local function with_group(lane, command)
     redis.call('XGROUP', 'CREATE', lane, group, '0', 'MKSTREAM')
     reply = redis.pcall(unpack(command))
   end
-  if type(reply) == 'table' and reply.err then error(reply.err) end
+  if type(reply) == 'table' and reply.err then
+    -- What was taken so far must reach its owner, and a key that is no lane must not keep others waiting.
+    if #taken == 0 and not string.find(reply.err, 'WRONGTYPE', 1, true) then error(reply.err) end
+    return nil
+  end
   return reply
 end
 
@@ -22,6 +26,7 @@ end
 
 local function reclaim(index, lane, cursor)
   local reply = with_group(lane, {'XAUTOCLAIM', lane, group, consumer, lease, cursor, 'COUNT', credit})
+  if not reply then return cursor end
   for _, entry in ipairs(reply[2]) do
     if entry and entry[2] then
       taken[#taken + 1] = {index, entry[1], deliveries(lane, entry[1]), entry[2]}
@@ -42,7 +47,9 @@ local function read_new(index, lane)
 end
 
 local function last_delivered(lane)
-  for _, info in ipairs(redis.call('XINFO', 'GROUPS', lane)) do
+  local groups = redis.pcall('XINFO', 'GROUPS', lane)
+  if groups.err then return '0-0' end
+  for _, info in ipairs(groups) do
     local row = {}
     for i = 1, #info, 2 do row[info[i]] = info[i + 1] end
     if row['name'] == group then return row['last-delivered-id'] end

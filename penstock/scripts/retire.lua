@@ -9,7 +9,10 @@ local released = 0
 
 local function matches(name)
   if name == spared or name == '-' then return false end
-  if prefix then return string.sub(name, 1, #prefix) == prefix end
+  -- Behind the prefix only what a process adds: `node.*` is not to take `node.gpu1.9f86d081` for its own.
+  if prefix then
+    return string.sub(name, 1, #prefix) == prefix and string.find(string.sub(name, #prefix + 1), '^%x+$') ~= nil
+  end
   return name == pattern
 end
 

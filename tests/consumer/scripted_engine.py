@@ -41,6 +41,8 @@ class ScriptedEngine:
 
     def serve(self) -> None:
         """Until the socket closes."""
+        if self.script.get("restart_s") and Path(self.config.model, "died").exists():
+            time.sleep(self.script["restart_s"])
         self._send_ready()
         while True:
             busy = bool(self.waiting or self.running)
@@ -114,7 +116,7 @@ class ScriptedEngine:
         if self.seen == self.script.get("die_after_tokens") and self._first_life():
             os.abort()
         token = token_at(request.prompt_token_ids, position)
-        if token in self.script.get("poison_tokens", []):
+        if request.prompt_token_ids[-1] in self.script.get("poison_tokens", []):
             os.abort()
         ended = position + 1 >= request.params.max_tokens
         self.running[request_id] = (request, position + 1)

@@ -219,15 +219,69 @@ async def test_a_dead_engine_is_replaced_and_its_jobs_go_on(redis_url: str, tmp_
 
 
 async def test_a_job_that_keeps_killing_the_engine_fails_alone(redis_url: str, tmp_path: Path) -> None:
-    poisonous = "poison"
-    poison = token_at(list(poisonous.encode()), 0)
-    model = save_model(tmp_path / "mortal", {"poison_tokens": [poison]})
+    script = {"poison_tokens": [ord("!")], "step_s": 0.002, "log": str(tmp_path / "log")}
+    model = save_model(tmp_path / "mortal", script)
     async with Client(redis_url) as client, consuming(redis_url, model):
-        job_id = await client.submit(short(poisonous))
-        with pytest.raises(JobFailed, match="the engine died 3 times"):
-            await client.result(job_id, timeout=20)
-        other = next(c for c in "abcdefgh" if token_at([ord(c)], 0) != poison)
-        assert (await client.result(await client.submit(short(other, 1)), timeout=10)).text
+        good = [short(f"good {n}", 30, stream=n % 2 == 0) for n in range(12)]
+        ids = await client.submit_many([*good[:6], short("poison!"), short("another!"), *good[6:]])
+        poison = [ids.pop(7), ids.pop(6)]
+        for job_id in poison:
+            with pytest.raises(JobFailed, match="the engine dies when it runs this job"):
+                await client.result(job_id, timeout=20)
+        done = [await client.result(job_id, timeout=20) for job_id in ids]
+        late = await client.result(await client.submit(short("late")), timeout=10)
+    assert [d.text for d in done] == [expected_text(f"good {n}", 30) for n in range(12)]
+    assert late.text == expected_text("late", 5)
+
+
+async def test_jobs_that_come_while_the_engine_restarts_are_run(redis_url: str, tmp_path: Path) -> None:
+    script = {"step_s": 0.002, "die_after_tokens": 100, "restart_s": 0.5}
+    model = save_model(tmp_path / "mortal", script)
+    async with Client(redis_url) as client, consuming(redis_url, model, lease_s=60):
+        ids = []
+        for n in range(40):  # before, during and after the restart
+            ids.append(await client.submit(short(f"job {n}", 20)))
+            await asyncio.sleep(0.02)
+        done = [await client.result(job_id, timeout=20) for job_id in ids]
+    assert [d.text for d in done] == [expected_text(f"job {n}", 20) for n in range(40)]
+
+
+async def test_an_engine_that_only_dies_ends_the_consumer_and_not_the_queue(
+    redis: Redis, redis_url: str, tmp_path: Path
+) -> None:
+    model = save_model(tmp_path / "broken", {"poison_tokens": list(range(256))})
+    async with Client(redis_url) as client:
+        await client.submit_many([short(f"job {n}") for n in range(60)])
+        with pytest.raises(EngineStartFailed, match="without finishing a job"):
+            await make_consumer(redis_url, model).run()
+    assert await redis.xlen(LANE) >= 50
+
+
+async def test_a_lane_declared_while_the_consumer_is_busy_is_served(redis_url: str, tmp_path: Path) -> None:
+    model = save_model(tmp_path / "slow", {"step_s": 0.01})
+    async with Client(redis_url) as client, consuming(redis_url, model, max_num_seqs=2, lookahead=0):
+        await client.submit_many([short(f"{n}", 5) for n in range(20)])
+        await asyncio.sleep(0.1)
+        job_id = await client.submit(short("b"), lane="tenant-b")
+        assert (await client.result(job_id, timeout=10)).text == expected_text("b", 5)
+
+
+async def test_a_strange_result_stream_or_heartbeat_stops_nobody(
+    redis: Redis, redis_url: str, model: Path
+) -> None:
+    await redis.hset(Keys().consumers, "stranger", b"not a heartbeat")
+    await redis.set(Keys().jobs("aaa"), "not a lane")
+    await redis.sadd(Keys().lanes, "aaa")
+    entry = (await redis.xadd(LANE, {"job": '{"prompt":"x","stream":true}'})).decode()
+    job_id = f"standard.{entry}"
+    await redis.xadd(Keys().result(job_id), {"event": b'{"type":"unheard of"}'}, id="1-0")
+    await redis.xgroup_create(LANE, GROUP, "0")
+    await redis.xreadgroup(GROUP, "someone", {LANE: ">"})
+    await redis.xclaim(LANE, GROUP, "-", 0, [entry], idle=10**6, justid=True)
+    async with Client(redis_url) as client, consuming(redis_url, model):
+        done = await client.result(await client.submit(short("good")), timeout=10)
+        assert done.text == expected_text("good", 5)
+        assert (await client.result(job_id, timeout=10)).outputs[0].finish_reason == "length"
 
 
 async def test_what_is_left_at_the_end_of_the_grace_is_taken_by_others_at_once(

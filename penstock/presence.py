@@ -13,6 +13,16 @@ from penstock.messages import Heartbeat, decode_heartbeat
 NOBODY = "no consumer is alive on this server; start one with `penstock up` or `penstock consumer`"
 
 
+async def server_time_ms(link: Link) -> int:
+    """The server's clock.
+
+    Raises:
+        ServerError: the server can't be asked.
+    """
+    seconds, micros = await link.command("TIME")
+    return int(seconds) * 1000 + int(micros) // 1000
+
+
 async def alive_consumers(link: Link, keys: Keys) -> dict[str, Heartbeat]:
     """Heartbeats of the consumers that can be counted on, by name.
 
@@ -20,10 +30,7 @@ async def alive_consumers(link: Link, keys: Keys) -> dict[str, Heartbeat]:
         ServerError: the server can't be asked.
     """
     fields: list[bytes]
-    fields, (seconds, micros) = await asyncio.gather(
-        link.command("HGETALL", keys.consumers), link.command("TIME")
-    )
-    now_ms = int(seconds) * 1000 + int(micros) // 1000
+    fields, now_ms = await asyncio.gather(link.command("HGETALL", keys.consumers), server_time_ms(link))
     found: dict[str, Heartbeat] = {}
     for name, data in zip(fields[::2], fields[1::2], strict=True):
         try:
