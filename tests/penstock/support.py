@@ -55,7 +55,10 @@ class Worker:
         reply = await PUBLISH.run(
             self.redis,
             [KEYS.jobs(parsed.lane), KEYS.result(job_id)],
-            [GROUP, self.name, parsed.entry, self.deliveries[job_id], TTL_MS, event_id, encode_event(event)],
+            [
+                *(GROUP, self.name, parsed.entry, self.deliveries[job_id], TTL_MS),
+                *(0, event_id, encode_event(event)),
+            ],
         )
         return reply == [1]
 

@@ -108,3 +108,12 @@ def test_entry_ids_are_pairs_of_numbers() -> None:
         with pytest.raises(ValueError, match="is not a stream entry's id"):
             parse_entry_id(bad)
     assert event_of([b"other", b"x", b"event", b"{}"]) == b"{}"
+
+
+async def test_an_end_before_what_was_seen_is_still_the_end(client: Client, worker: Worker) -> None:
+    """The server lost its last second, and the job ended earlier the second time."""
+    job_id = await client.submit(Job(prompt="x", stream=True))
+    await worker.claim()
+    assert await worker.commit(job_id, done("short"), count=55)
+    ends = [event_id async for event_id, _ in client.stream(job_id, after="60-0")]
+    assert ends == ["55-1"]

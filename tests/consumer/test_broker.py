@@ -1,0 +1,94 @@
+"""The broker's scripts at the edges that the whole consumer rarely meets."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from redis.asyncio import Redis
+
+from consumer.broker import Broker
+from consumer.lease import Progress
+from penstock.client import Client
+from penstock.keys import Keys
+from penstock.link import Link
+from penstock.messages import Job, Tokens, encode_event
+
+KEYS = Keys()
+
+
+@pytest_asyncio.fixture
+async def link(redis_url: str) -> AsyncIterator[Link]:
+    link = Link(redis_url)
+    yield link
+    await link.aclose()
+
+
+@pytest_asyncio.fixture
+async def broker(link: Link) -> Broker:
+    broker = Broker(link, KEYS, "node.aaaa", 60_000)
+    await broker.start(take_over=None)
+    return broker
+
+
+async def claimed(redis_url: str, broker: Broker, count: int = 1) -> list[Progress]:
+    """Jobs that the broker holds, each with its first event."""
+    async with Client(redis_url) as client:
+        await client.submit_many(Job(prompt="x", stream=True) for _ in range(count))
+    return [
+        Progress(
+            lease=lease,
+            num_before=0,
+            event_id="2-0",
+            event=encode_event(Tokens(text="ab", token_ids=[97, 98], text_offset=0)),
+            ttl_ms=60_000,
+        )
+        for lease in await broker.claim(count)
+    ]
+
+
+async def test_a_repeated_publish_loses_nothing(redis: Redis, redis_url: str, broker: Broker) -> None:
+    progress = await claimed(redis_url, broker, 3)
+    assert await broker.publish(progress[:1]) == []
+    assert await broker.publish(progress) == [], "the first was published by a call whose reply was lost"
+    assert [await redis.xlen(KEYS.result(p.lease.key)) for p in progress] == [1, 1, 1]
+
+
+async def test_nothing_is_published_behind_a_hole(redis: Redis, redis_url: str, broker: Broker) -> None:
+    (first,) = await claimed(redis_url, broker)
+    assert await broker.publish([first]) == []
+    await redis.delete(KEYS.result(first.lease.key))
+    event = encode_event(Tokens(text="c", token_ids=[99], text_offset=2))
+    second = Progress(lease=first.lease, num_before=2, event_id="3-0", event=event, ttl_ms=60_000)
+    assert await broker.publish([second]) == [first.lease]
+    assert await redis.xlen(KEYS.result(first.lease.key)) == 0
+
+
+async def test_a_take_over_spares_names_that_only_begin_alike(
+    redis_url: str, link: Link, broker: Broker
+) -> None:
+    neighbour = Broker(link, KEYS, "node.gpu1.bbbb", 60_000)
+    await neighbour.start(take_over=None)
+    (theirs,) = await claimed(redis_url, neighbour)
+    (ours,) = await claimed(redis_url, broker)
+    restarted = Broker(link, KEYS, "node.cccc", 60_000)
+    await restarted.start(take_over="node")
+    assert await neighbour.renew([theirs.lease]) == []
+    assert await broker.renew([ours.lease]) == [ours.lease]
+    assert [lease.job_id for lease in await restarted.claim(5)] == [ours.lease.job_id]
+
+
+@pytest.mark.parametrize("credit", [1, 5])
+async def test_a_lane_without_a_stream_strands_nothing(
+    redis: Redis, redis_url: str, broker: Broker, credit: int
+) -> None:
+    await redis.sadd(KEYS.lanes, "absent")
+    await broker.start(take_over=None)
+    broker.connection_lost()  # reclaiming, which would make the stream, is paused
+    async with Client(redis_url) as client:
+        ids = set(await client.submit_many(["x"] * 5))
+    taken: list[str] = []
+    for _ in range(20):
+        taken += [lease.key for lease in await broker.claim(credit)]
+    assert sorted(taken) == sorted(ids)
