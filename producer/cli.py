@@ -28,7 +28,7 @@ _EXAMPLES = """\
 Examples:
   penstock demo                              prove that it all works
   penstock up                                server and consumer, here
-  penstock submit "What is 12 + 7?"         from another terminal
+  penstock submit "What is 12 + 30?"         from another terminal
   penstock run rows.jsonl -o answers.jsonl   a dataset; resumes when run again
 """
 
@@ -43,7 +43,7 @@ Example:
 """
 _SUBMIT = """\
 Examples:
-  penstock submit "What is 12 + 7?"
+  penstock submit "What is 12 + 30?"
   penstock submit --stream --temperature 0.7 < letter.txt
 """
 _RUN = """\

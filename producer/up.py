@@ -86,7 +86,7 @@ async def _announce(site: Site, where: Where) -> None:
     model = await until_ready(site.url)
     say(f"ready    model {short(Path(model)) if model.startswith('/') else model}")
     flag = f" --redis {where.redis}" if where.redis else f" --data {where.data}" if where.data else ""
-    say(f'try      penstock submit{flag} "What is 12 + 7?"')
+    say(f'try      penstock submit{flag} "What is 12 + 30?"')
 
 
 def _exec(words: list[str]) -> None:

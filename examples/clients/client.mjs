@@ -1,4 +1,4 @@
-// A penstock client with node-redis: node client.mjs redis://127.0.0.1:6399 "What is 12 + 7?"
+// A penstock client with node-redis: node client.mjs redis://127.0.0.1:6399 "What is 12 + 30?"
 import { createClient } from "redis";
 
 const [url, prompt] = process.argv.slice(2);

@@ -1,4 +1,4 @@
-"""A penstock client with redis-py alone: python client.py redis://127.0.0.1:6399 "What is 12 + 7?" """
+"""A penstock client with redis-py alone: python client.py redis://127.0.0.1:6399 "What is 12 + 30?" """
 
 import json
 import sys

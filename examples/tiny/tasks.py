@@ -97,14 +97,13 @@ def random_name(rng: random.Random) -> str:
 
 
 def draw_add(rng: random.Random) -> Draw:
-    a, b = rng.randint(0, 99), rng.randint(0, 9)
+    a, b = rng.randint(0, 99), rng.randint(0, 99)
     # a + b and b + a share a key: the held-out sum must not be trained on the other way round.
     return Draw({"a": a, "b": b}, str(a + b), f"add {min(a, b)} {max(a, b)}")
 
 
 def draw_subtract(rng: random.Random) -> Draw:
-    b = rng.randint(0, 9)
-    a = rng.randint(b, 99)
+    b, a = sorted((rng.randint(0, 99), rng.randint(0, 99)))
     return Draw({"a": a, "b": b}, str(a - b), f"subtract {a} {b}")
 
 

@@ -134,6 +134,7 @@ def test_the_report_says_at_least_97_percent() -> None:
     for name, task in report["tasks"].items():
         assert task["chat"]["n"] >= 60, name
         assert task["chat"]["n"] == task["raw"]["n"], name
+        assert min(task["chat"]["share"], task["raw"]["share"]) >= 0.97, name
     assert report["training"]["seconds"] > 0
 
 

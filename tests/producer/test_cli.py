@@ -187,7 +187,7 @@ class Up:
 def test_up_serves_until_ctrl_c(program: Program) -> None:
     up = Up(program)
     assert any("server   Valkey 9." in line and "started; data in" in line for line in up.said)
-    assert f'penstock submit --data {program.data} "What is 12 + 7?"' in up.said[-1]
+    assert f'penstock submit --data {program.data} "What is 12 + 30?"' in up.said[-1]
     assert program.run("submit", "hello").out == "HELLO\n"
     assert program.run("submit", "later", "--no-wait", "--lane", "unserved").status == 0
     assert up.stop() == 0

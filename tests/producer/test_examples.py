@@ -35,7 +35,7 @@ def test_the_readme_s_client(url: str) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     code = code.replace("redis://127.0.0.1:6399", url)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
-    assert (done.stdout, done.stderr) == ("WHAT IS 12 + 7?\n", "")
+    assert (done.stdout, done.stderr) == ("WHAT IS 12 + 30?\n", "")
 
 
 def test_the_readme_s_rows_are_rows(program: Program, url: str) -> None:
