@@ -24,7 +24,7 @@ from consumer.quarantine import Quarantine
 from consumer.running import RunningJob
 from consumer.settings import Settings
 from consumer.tasks import Tasks
-from consumer.tokenizer_thread import TokenizerThread
+from consumer.tokenizer_threads import TokenizerThreads
 from engine.messages import Step
 from engine.request import Request
 from penstock.backoff import pauses
@@ -62,10 +62,11 @@ class Consumer:
         self._link = Link(settings.redis)
         name = f"{settings.stable_name}.{secrets.token_hex(4)}"
         self._broker = Broker(self._link, Keys(settings.shard), name, settings.lease_ms)
-        self._publisher = Publisher(self._broker, self._drop)
-        self._thread = TokenizerThread(settings.coalesce_ms)
+        self._publisher = Publisher(self._broker, self._drop, self._trouble)
+        self._troubled = False
+        self._threads = TokenizerThreads(settings.coalesce_ms)
         self._pulse = asyncio.Event()
-        self._engine = EngineHost(settings, self._thread, self._on_phase, engine_command)
+        self._engine = EngineHost(settings, self._threads, self._on_phase, engine_command)
         self._admitting: list[Lease] = []
         self._running: dict[str, RunningJob] = {}
         self._cancelled: set[str] = set()
@@ -179,7 +180,7 @@ class Consumer:
             await self._patiently(lambda: self._broker.release(self._admitting))
             self._admitting = []
             return
-        jobs, endings = await self._thread.admit(served, self._admitting, published)
+        jobs, endings = await self._threads.admit(served, self._admitting, published)
         self._admitting = []
         self._publisher.hand_over([], endings)
         jobs = [job for job in jobs if job.lease.key not in self._cancelled]
@@ -204,7 +205,7 @@ class Consumer:
     async def _take_step(self, step: Step) -> None:
         self._num_waiting = step.num_waiting
         outputs = [(job, out) for out in step.outputs if (job := self._run_of(out.request_id))]
-        progress, ended = await self._thread.digest(outputs)
+        progress, ended = await self._threads.digest(outputs)
         # A job cancelled or lost while the thread was at work has nothing more to say.
         ended = [(job, ending) for job, ending in ended if self._run_of(job.request.request_id)]
         self._engine.abort([job.request.request_id for job, _ in ended if job.stopped_early])
@@ -274,8 +275,11 @@ class Consumer:
                     self._drop(lease)
                 await self._broker.heartbeat(self._beat())
                 wait_s = self._settings.lease_s / 3
+                if self._troubled:
+                    self._troubled = False
+                    log.info("the server is well again")
             except ServerError as error:
-                self._trouble("cannot renew leases or beat", error)
+                self._trouble(error)
                 wait_s = min(1.0, self._settings.lease_s / 10)
             with contextlib.suppress(TimeoutError):
                 # Not asyncio.wait_for: before Python 3.12 it can swallow a cancellation.
@@ -303,7 +307,7 @@ class Consumer:
             at_ms=0,
             interval_ms=int(self._settings.lease_s * 1000 / 3),
             max_num_seqs=served.ready.max_num_seqs if served else 0,
-            num_running=self.num_running,
+            num_running=min(self.num_running, served.ready.max_num_seqs) if served else 0,
         )
 
     # Ending
@@ -331,7 +335,7 @@ class Consumer:
         except (ServerError, TimeoutError) as error:
             log.warning("could not release %d jobs, their leases will expire: %s", held, error)
         await self._engine.stop()
-        self._thread.close()
+        self._threads.close()
         await self._link.aclose()
 
     async def _give_back(self, leases: list[Lease]) -> None:
@@ -340,8 +344,10 @@ class Consumer:
         except ServerError as error:
             log.warning("could not release %d jobs, their leases will expire: %s", len(leases), error)
 
-    def _trouble(self, words: str, error: ServerError) -> None:
-        log.warning("%s, will try again: %s", words, error)
+    def _trouble(self, error: ServerError) -> None:
+        # Several loops meet the same trouble, again and again: one line is enough until it is over.
+        log.log(logging.DEBUG if self._troubled else logging.WARNING, "waiting for the server: %s", error)
+        self._troubled = True
         if isinstance(error, ServerUnavailable):
             self._broker.connection_lost()
 
@@ -353,6 +359,6 @@ class Consumer:
             try:
                 return await call()
             except trouble as error:
-                self._trouble("the server is in trouble", error)
+                self._trouble(error)
                 await asyncio.sleep(pause)
         raise AssertionError("pauses never end")

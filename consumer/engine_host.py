@@ -11,7 +11,7 @@ from consumer.engine_process import EngineDied, EngineProcess, EngineStartFailed
 from consumer.running import Served
 from consumer.settings import Settings
 from consumer.tokenizer import Defaults, PromptTokenizer
-from consumer.tokenizer_thread import TokenizerThread
+from consumer.tokenizer_threads import TokenizerThreads
 from engine.messages import Fatal, Loading, Ready, Step
 from engine.request import Request
 
@@ -26,12 +26,12 @@ class EngineHost:
     def __init__(
         self,
         settings: Settings,
-        thread: TokenizerThread,
+        threads: TokenizerThreads,
         on_phase: Callable[[], None],
         command: Sequence[str],
     ) -> None:
         self._settings = settings
-        self._thread = thread
+        self._threads = threads
         self._on_phase = on_phase
         self._command = command
         self._process: EngineProcess | None = None
@@ -50,7 +50,7 @@ class EngineHost:
         process = await start_engine(self._settings.engine, command=self._command)
         try:
             ready = await self._wait_ready(process)
-            self.served = await self._thread.run(lambda: self._load(ready))
+            self.served = await self._threads.load(lambda: self._load(ready))
         except BaseException:
             await process.stop(0.5)
             raise
@@ -139,6 +139,8 @@ class EngineHost:
         )
 
     def _enter(self, phase: str) -> None:
-        log.info("engine: %s", phase)
+        # "loading weights, layer 3 of 28" is for heartbeats; the log says it once.
+        repeated = phase.split(",")[0] == self.phase.split(",")[0]
+        log.log(logging.DEBUG if repeated else logging.INFO, "engine: %s", phase)
         self.phase = phase
         self._on_phase()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from consumer.broker import Broker
 from consumer.lease import Ending, Lease, Progress
 from penstock.backoff import pauses
-from penstock.errors import ServerError, ServerUnavailable
+from penstock.errors import ServerError
 
 log = logging.getLogger(__name__)
 
@@ -17,9 +17,15 @@ log = logging.getLogger(__name__)
 class Publisher:
     """What is handed over stays here until the server has taken it or has said that the lease is lost."""
 
-    def __init__(self, broker: Broker, on_lost: Callable[[Lease], None]) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        on_lost: Callable[[Lease], None],
+        on_trouble: Callable[[ServerError], None],
+    ) -> None:
         self._broker = broker
         self._on_lost = on_lost
+        self._on_trouble = on_trouble
         self._progress: list[Progress] = []
         self._endings: list[Ending] = []
         self._work = asyncio.Event()
@@ -53,9 +59,7 @@ class Publisher:
                 await self._write()
                 waits = pauses()
             except ServerError as error:
-                log.warning("cannot write events, will try again: %s", error)
-                if isinstance(error, ServerUnavailable):
-                    self._broker.connection_lost()
+                self._on_trouble(error)
                 self._work.set()
                 await asyncio.sleep(next(waits))
 

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from consumer.detokenizer import Detokenizer
 from consumer.lease import Ending, Lease, Progress
-from consumer.tokenizer import Defaults, PromptTokenizer
+from consumer.tokenizer import Defaults, PromptTokenizer, PromptTooLong
 from engine.messages import Ready
 from engine.request import FinishReason, Output, Request, RequestParams
 from penstock.errors import InvalidJob, JobTooLarge
@@ -64,7 +64,7 @@ class Served(Struct, frozen=True, kw_only=True):
 
 
 class RunningJob:
-    """One admitted job. Used by the tokenizer thread and, between its calls, by the event loop."""
+    """One admitted job. Its text is touched by one thread at a time, see `TokenizerThreads`."""
 
     def __init__(self, lease: Lease, job: Job, request: Request, served: Served) -> None:
         self.lease = lease
@@ -223,13 +223,15 @@ class Admission:
         except InvalidJob as error:
             raise self._refused(lease, Error(type="invalid_job", message=str(error))) from None
         try:
-            prompt = self._served.tokenizer.encode(job)
-            self._check(job, prompt)
+            self._check(job)
+            prompt = self._served.tokenizer.encode(job, self._served.ready.max_model_len - 1)
             params = self._params(lease, job, len(prompt))
         except InvalidJob as error:
             raise self._refused(lease, Error(type="invalid_job", message=str(error)), job) from None
+        except PromptTooLong as error:
+            raise self._refused(lease, Error(type="prompt_too_long", message=str(error)), job) from None
         except _Unservable as error:
-            raise self._refused(lease, error.error, job) from None
+            raise self._refused(lease, Error(type="model_not_served", message=str(error)), job) from None
         done = checkpoint(published, self._served.ready.fingerprint) if job.stream else []
         request = Request(
             request_id=lease.request_id, prompt_token_ids=prompt, params=params, output_token_ids=done
@@ -238,15 +240,10 @@ class Admission:
         running.replay(done)
         return running
 
-    def _check(self, job: Job, prompt: list[int]) -> None:
+    def _check(self, job: Job) -> None:
         ready = self._served.ready
         if job.model is not None and job.model != self._served.model:
-            words = f"this queue serves {self._served.model!r}, not {job.model!r}"
-            raise _Unservable(Error(type="model_not_served", message=words))
-        window = ready.max_model_len
-        if len(prompt) >= window:
-            words = f"the prompt has {len(prompt)} tokens; with one new token the window holds {window - 1}"
-            raise _Unservable(Error(type="prompt_too_long", message=words))
+            raise _Unservable(f"this queue serves {self._served.model!r}, not {job.model!r}")
         unknown = [token for token in job.sampling_params.stop_token_ids if token >= ready.vocab_size]
         if unknown:
             raise InvalidJob(
@@ -288,11 +285,7 @@ class Admission:
 
 
 class _Unservable(Exception):
-    """A sound job that this model cannot run."""
-
-    def __init__(self, error: Error) -> None:
-        super().__init__(error.message)
-        self.error = error
+    """A sound job for another model."""
 
 
 def checkpoint(published: Sequence[tuple[str, bytes]], fingerprint: str) -> list[int]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import ast
+import inspect
 import socket
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -60,13 +63,15 @@ def parse_settings(argv: Sequence[str]) -> Settings:
         prog="python -m consumer", description="Take jobs from Redis and answer them with the engine."
     )
     for struct, skip in ((Settings, {"engine"}), (EngineConfig, set[str]())):
+        docs = _field_docs(struct)
         for field in msgspec.structs.fields(struct):
             if field.name in skip:
                 continue
             flag = "--" + field.name.replace("_", "-")
             required = field.default is msgspec.NODEFAULT
             default = None if required else field.default
-            parser.add_argument(flag, required=required, default=default, help=f"default: {default}")
+            words = f"{docs.get(field.name, '')} " + ("(required)" if required else f"(default: {default!r})")
+            parser.add_argument(flag, required=required, default=default, help=words.replace("%", "%%"))
     values = vars(parser.parse_args(argv))
     engine_fields = {field.name for field in msgspec.structs.fields(EngineConfig)}
     engine = {name: value for name, value in values.items() if name in engine_fields}
@@ -74,4 +79,20 @@ def parse_settings(argv: Sequence[str]) -> Settings:
     try:
         return msgspec.convert({**rest, "engine": engine}, Settings, strict=False)
     except msgspec.ValidationError as error:
-        parser.error(str(error))
+        words, _, path = str(error).partition(" - at `$.")
+        flag = path.rstrip("`").rpartition(".")[2].replace("_", "-")
+        parser.error(f"--{flag}: {words}" if flag else words)
+
+
+def _field_docs(struct: type[Struct]) -> dict[str, str]:
+    """By field, the docstring below it."""
+    (definition,) = ast.parse(inspect.getsource(struct)).body
+    assert isinstance(definition, ast.ClassDef)
+    docs: dict[str, str] = {}
+    for field, below in pairwise(definition.body):
+        match field, below:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words))):
+                docs[name] = words
+            case _:
+                pass
+    return docs

@@ -24,6 +24,10 @@ class TokenizerMissing(PenstockError):
     """The model's folder has no tokenizer that can be loaded."""
 
 
+class PromptTooLong(Exception):
+    """The prompt does not fit the model's window; the message says by how much."""
+
+
 class Defaults(Struct, frozen=True, kw_only=True):
     """Sampling defaults that the model's generation_config.json states."""
 
@@ -43,7 +47,7 @@ class Defaults(Struct, frozen=True, kw_only=True):
 
 
 class PromptTokenizer:
-    """Encodes jobs' prompts. Not for concurrent use: the consumer keeps one tokenizer thread."""
+    """Encodes jobs' prompts. `tokenizer` may decode in another thread meanwhile."""
 
     def __init__(self, folder: Path, vocab_size: int) -> None:
         path = folder / "tokenizer.json"
@@ -53,29 +57,42 @@ class PromptTokenizer:
                 "AutoTokenizer.from_pretrained(...).save_pretrained(folder)"
             )
         self.tokenizer: Any = Tokenizer.from_file(str(path))  # typed as Any: its stubs are partial
+        self.tokenizer.no_truncation()  # a file may ask for it, and a prompt is never cut unasked
+        self.tokenizer.no_padding()
         self._vocab_size = vocab_size
+        self._longest_token = _longest_token(path)
         config = _read_json(folder / "tokenizer_config.json")
         self._template = ChatTemplate.load(folder, config)
 
-    def encode(self, job: Job) -> list[int]:
+    def encode(self, job: Job, limit: int) -> list[int]:
         """Token ids of the job's prompt, special tokens included as the model wants them.
 
         Raises:
             InvalidJob: the template refuses the messages, or a token id is not in the vocabulary.
+            PromptTooLong: there are more than `limit` tokens.
         """
         if job.prompt_token_ids is not None:
-            return self._checked(job.prompt_token_ids)
-        if job.messages is not None:
+            ids = self._checked(job.prompt_token_ids)
+        elif job.messages is not None:
             text = self._render(job.messages, job.chat_template_kwargs)
-            ids = self._tokenize(text, add_special_tokens=False)
+            ids = self._tokenize(text, limit, add_special_tokens=False)
         else:
             assert job.prompt is not None
-            ids = self._tokenize(job.prompt, add_special_tokens=True)
+            ids = self._tokenize(job.prompt, limit, add_special_tokens=True)
         if not ids:
             raise InvalidJob("the prompt has no tokens; it needs at least one")
+        if len(ids) > limit:
+            raise PromptTooLong(f"the prompt has {len(ids)} tokens; the model's window takes {limit}")
         return ids
 
-    def _tokenize(self, text: str, *, add_special_tokens: bool) -> list[int]:
+    def _tokenize(self, text: str, limit: int, *, add_special_tokens: bool) -> list[int]:
+        if self._longest_token is not None:
+            # Megabytes that cannot fit are not worth seconds of tokenizing.
+            least = len(text.encode()) // self._longest_token
+            if least > limit:
+                raise PromptTooLong(
+                    f"the prompt has at least {least} tokens; the model's window takes {limit}"
+                )
         # A batch of one: unlike `encode`, it lets go of the interpreter's lock, so that a long prompt does
         # not stop the event loop and with it the renewal of leases.
         return self.tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids
@@ -137,6 +154,21 @@ class ChatTemplate:
             )
         except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
             raise InvalidJob(f"the chat template refuses these messages: {error}") from None
+
+
+def _longest_token(path: Path) -> int | None:
+    """Most bytes of text that one token may stand for; None where that cannot be told from the file.
+
+    A byte-level vocabulary writes each byte as one character, and drops none. Of the normalizers, NFC is
+    known to shrink a text to no less than a quarter.
+    """
+    config = _read_json(path)
+    normalizer = (config.get("normalizer") or {}).get("type")
+    if (config.get("decoder") or {}).get("type") != "ByteLevel" or normalizer not in (None, "NFC"):
+        return None
+    added = [len(token["content"].encode()) for token in config.get("added_tokens", ())]
+    longest = max([*map(len, config["model"]["vocab"]), *added])
+    return longest * (4 if normalizer else 1)
 
 
 def _as_dict(message: Message) -> dict[str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from consumer.tokenizer import Defaults, PromptTokenizer, TokenizerMissing
+from consumer.tokenizer import Defaults, PromptTokenizer, PromptTooLong, TokenizerMissing
 from penstock.errors import InvalidJob
 from penstock.messages import Job, Message, TextPart
 from tests.consumer.models import save_model
@@ -23,43 +23,43 @@ def text_of(ids: list[int]) -> str:
 
 
 def test_raw_text(tokenizer: PromptTokenizer) -> None:
-    assert tokenizer.encode(Job(prompt="héllo")) == list("héllo".encode())
+    assert tokenizer.encode(Job(prompt="héllo"), 1000) == list("héllo".encode())
 
 
 def test_messages_go_through_the_template(tokenizer: PromptTokenizer) -> None:
     parts = [TextPart(text="a"), TextPart(text="b")]
     job = Job(messages=[Message(role="system", content="s"), Message(role="user", content=parts)])
-    assert text_of(tokenizer.encode(job)) == "<system>s<user>ab<assistant>"
+    assert text_of(tokenizer.encode(job, 1000)) == "<system>s<user>ab<assistant>"
 
 
 def test_the_template_is_sandboxed_and_its_refusal_is_the_jobs_error(tokenizer: PromptTokenizer) -> None:
     with pytest.raises(InvalidJob, match="no tools here"):
-        tokenizer.encode(Job(messages=[Message(role="tool", content="x")]))
+        tokenizer.encode(Job(messages=[Message(role="tool", content="x")]), 1000)
 
 
 def test_a_template_cannot_reach_python(tmp_path: Path) -> None:
     evil = "{{ messages.__class__.__mro__[1].__subclasses__() }}"
     tokenizer = PromptTokenizer(save_model(tmp_path, template=evil), vocab_size=258)
     with pytest.raises(InvalidJob, match="refuses"):
-        tokenizer.encode(Job(messages=[Message(role="user", content="x")]))
+        tokenizer.encode(Job(messages=[Message(role="user", content="x")]), 1000)
 
 
 def test_reserved_template_variables_are_refused(tokenizer: PromptTokenizer) -> None:
     job = Job(messages=[Message(role="user", content="x")], chat_template_kwargs={"messages": []})
     with pytest.raises(InvalidJob, match="may not set messages"):
-        tokenizer.encode(job)
+        tokenizer.encode(job, 1000)
 
 
 def test_a_model_without_a_template_says_so(tmp_path: Path) -> None:
     tokenizer = PromptTokenizer(save_model(tmp_path, template=None), vocab_size=258)
     with pytest.raises(InvalidJob, match="send `prompt`"):
-        tokenizer.encode(Job(messages=[Message(role="user", content="x")]))
+        tokenizer.encode(Job(messages=[Message(role="user", content="x")]), 1000)
 
 
 def test_token_ids_outside_the_vocabulary_are_named(tokenizer: PromptTokenizer) -> None:
-    assert tokenizer.encode(Job(prompt_token_ids=[0, 257])) == [0, 257]
+    assert tokenizer.encode(Job(prompt_token_ids=[0, 257]), 1000) == [0, 257]
     with pytest.raises(InvalidJob, match="has 258; this model's ids go from 0 to 257"):
-        tokenizer.encode(Job(prompt_token_ids=[1, 258]))
+        tokenizer.encode(Job(prompt_token_ids=[1, 258]), 1000)
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
@@ -81,3 +81,19 @@ def test_defaults_come_from_the_generation_config(
 ) -> None:
     (tmp_path / "generation_config.json").write_text(json.dumps(config))
     assert Defaults.load(tmp_path) == expected
+
+
+def test_a_prompt_beyond_the_window_is_refused(tokenizer: PromptTokenizer) -> None:
+    assert len(tokenizer.encode(Job(prompt="x" * 8), 8)) == 8
+    with pytest.raises(PromptTooLong, match="has 9 tokens; the model's window takes 8"):
+        tokenizer.encode(Job(prompt_token_ids=[1] * 9), 8)
+
+
+def test_megabytes_beyond_the_window_are_not_tokenized(
+    tokenizer: PromptTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenizer, "tokenizer", None)
+    with pytest.raises(PromptTooLong, match="at least"):
+        tokenizer.encode(Job(prompt="x" * 1_000_000), 1000)
+    with pytest.raises(PromptTooLong, match="at least"):
+        tokenizer.encode(Job(messages=[Message(role="user", content="x" * 1_000_000)]), 1000)

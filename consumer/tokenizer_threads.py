@@ -1,6 +1,7 @@
-"""The one thread that turns text into tokens and tokens into text, off the event loop.
+"""The two threads that turn text into tokens and tokens into text, off the event loop.
 
-A `RunningJob`'s text is touched in here only.
+Two, so that a long prompt at admission does not hold up the text of what is running. A `RunningJob` is made
+by the first and from then on touched by the second only.
 """
 
 from __future__ import annotations
@@ -20,48 +21,43 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_ADMITTED_AT_ONCE = 8
-"""Jobs tokenized in one go: the outputs of a step wait no longer than that."""
-
 Published = Mapping[str, Sequence[tuple[str, bytes]]]
 """By request id, what earlier runs of a job published: (event id, event JSON)."""
 
 
-class TokenizerThread:
-    """Work for the thread, awaited from the event loop; calls run in the order in which they were made."""
+class TokenizerThreads:
+    """Work awaited from the event loop; each thread does its own in the order in which it was asked for."""
 
     def __init__(self, coalesce_ms: int) -> None:
         self._interval_s = coalesce_ms / 1000
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
+        self._encoding = ThreadPoolExecutor(1, thread_name_prefix="encoding")
+        self._decoding = ThreadPoolExecutor(1, thread_name_prefix="decoding")
 
-    async def run(self, work: Callable[[], T]) -> T:
-        """Run `work` in the thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+    async def load(self, work: Callable[[], T]) -> T:
+        """Load a tokenizer."""
+        return await _run(self._encoding, work)
 
     async def admit(
         self, served: Served, leases: Sequence[Lease], published: Published
     ) -> tuple[list[RunningJob], list[Ending]]:
         """Running jobs for the leases that can run, `failed` endings for the others."""
-        admission = Admission(served)
-        jobs: list[RunningJob] = []
-        endings: list[Ending] = []
-        for start in range(0, len(leases), _ADMITTED_AT_ONCE):
-            part = leases[start : start + _ADMITTED_AT_ONCE]
-            more_jobs, more_endings = await self.run(lambda part=part: _admit(admission, part, published))
-            jobs += more_jobs
-            endings += more_endings
-        return jobs, endings
+        return await _run(self._encoding, lambda: _admit(Admission(served), leases, published))
 
     async def digest(
         self, outputs: Sequence[tuple[RunningJob, Output]]
     ) -> tuple[list[Progress], list[tuple[RunningJob, Ending]]]:
         """Turn a step's outputs into events: endings, and progress of what streams and is due."""
         now = asyncio.get_running_loop().time()
-        return await self.run(lambda: _digest(outputs, now, self._interval_s))
+        return await _run(self._decoding, lambda: _digest(outputs, now, self._interval_s))
 
     def close(self) -> None:
         """Drop what has not begun."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        for executor in (self._encoding, self._decoding):
+            executor.shutdown(wait=False, cancel_futures=True)
+
+
+async def _run(executor: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+    return await asyncio.get_running_loop().run_in_executor(executor, work)
 
 
 def _admit(
