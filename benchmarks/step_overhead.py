@@ -29,10 +29,11 @@ from engine.engine import Engine
 from engine.request import Request, RequestParams
 
 RESULTS = Path(__file__).parent / "results"
+MAX_CONTEXT = 8192
 PARTS = ("schedule", "prepare", "forward", "sample", "update")
 
 SHAPES: dict[str, dict[str, Any]] = {
-    "tiny": {
+    "small": {
         "vocab_size": 260,
         "hidden_size": 256,
         "intermediate_size": 688,
@@ -57,12 +58,18 @@ SAMPLING: dict[str, dict[str, Any]] = {
 }
 
 
+FIRST_SAMPLING = ("greedy",)
+"""At the contexts after the first: sampling does not look at them."""
+
+
 def save_random_model(shape: str, folder: Path) -> None:
     """A Llama of random weights, as transformers saves it."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    config = LlamaConfig(**SHAPES[shape], max_position_embeddings=1024, bos_token_id=None, eos_token_id=None)
+    config = LlamaConfig(
+        **SHAPES[shape], max_position_embeddings=MAX_CONTEXT, bos_token_id=None, eos_token_id=None
+    )
     LlamaForCausalLM(config).save_pretrained(folder)
 
 
@@ -100,7 +107,11 @@ def measure(
     """Median milliseconds of each part over `steps` decode steps of a full batch."""
     engine = Engine(
         EngineConfig(
-            model=str(folder), max_num_seqs=num_seqs, max_num_batched_tokens=8192, num_threads=threads
+            model=str(folder),
+            max_num_seqs=num_seqs,
+            max_num_batched_tokens=8192,
+            max_model_len=context + steps + 32,
+            num_threads=threads,
         )
     )
     engine.add(
@@ -162,29 +173,34 @@ def _commit() -> str:
 
 def print_table(rows: list[dict[str, Any]]) -> None:
     """One line per measurement."""
-    print(f"{'rows':>5} {'sampling':>12} " + " ".join(f"{part:>9}" for part in PARTS) + "  overhead  tok/s")
+    print(
+        f"{'rows':>5} {'context':>7} {'sampling':>12} "
+        + " ".join(f"{part:>9}" for part in PARTS)
+        + "  overhead  tok/s"
+    )
     for row in rows:
         parts = " ".join(f"{row['median_ms'][part]:9.3f}" for part in PARTS)
         figures = f"{row['overhead_ms']:9.3f} {row['output_tokens_per_s']:6d}"
-        print(f"{row['num_seqs']:5d} {row['sampling']:>12} {parts} {figures}")
+        print(f"{row['num_seqs']:5d} {row['context']:7d} {row['sampling']:>12} {parts} {figures}")
     print("milliseconds per decode step, medians; overhead is all but forward")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step_overhead", description=__doc__)
-    parser.add_argument("--shape", choices=SHAPES, default="tiny")
+    parser.add_argument("--shape", choices=SHAPES, default="small")
     parser.add_argument("--num-seqs", type=int, nargs="+", default=[32, 64])
-    parser.add_argument("--context", type=int, default=64, help="prompt tokens of each sequence")
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--context", type=int, nargs="+", default=[64, 1024], help="prompt tokens")
+    parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--threads", type=int, default=0, help="0: as the engine chooses")
     parser.add_argument("--out", type=Path, default=None, help="a JSON file; default benchmarks/results/…")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         save_random_model(args.shape, Path(folder))
         rows = [
-            measure(Path(folder), num_seqs, sampling, args.context, args.steps, args.threads)
+            measure(Path(folder), num_seqs, sampling, context, args.steps, args.threads)
+            for context in args.context
             for num_seqs in args.num_seqs
-            for sampling in SAMPLING
+            for sampling in (SAMPLING if context == args.context[0] else FIRST_SAMPLING)
         ]
     print_table(rows)
     out = args.out or RESULTS / f"step_overhead-{args.shape}.json"

@@ -25,7 +25,7 @@ class NewRow(Struct, frozen=True, kw_only=True):
 
 class Batch(Struct, frozen=True, kw_only=True):
     """One step. The runner applies `retired_rows`, `new_rows` and `appended_blocks` in this order, then runs
-    `rows`.
+    `rows`. A batch without rows carries no changes: nobody runs it.
 
     Token ids of decodes are not here: the runner wrote them into its own buffer when it sampled them, so that
     a step can be scheduled before the one before it is known.

@@ -22,7 +22,7 @@ class EngineConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_num_seqs: int = 64
     """Sequences that run at once."""
     max_num_batched_tokens: int = 1024
-    """Token budget of one step, shared by decodes and prefill chunks."""
+    """Token budget of one step, shared by decodes and prefill chunks; at least max_num_seqs."""
     max_model_len: int = 0
     """Tokens of prompt and output together; 0: the model's window."""
     block_size: int = 16

@@ -11,13 +11,13 @@ import torch
 
 from engine.blocks import BlockManager
 from engine.config import EngineConfig
-from engine.errors import ConfigError
+from engine.errors import ConfigError, ModelError
 from engine.models.checkpoint import Checkpoint, fingerprint
 from engine.models.decoder import Decoder
-from engine.models.families import spec_of
+from engine.models.families import EMBEDDING, LM_HEAD, spec_of, with_own_lm_head
 from engine.models.folder import eos_token_ids, read_config, resolve_folder
 from engine.models.spec import DecoderSpec
-from engine.request import Output, Request
+from engine.request import Output, Request, RequestParams
 from engine.runner import Runner, RunnerSizes
 from engine.scheduler import Limits, Scheduler
 from kernels.opset import load_op_set
@@ -35,8 +35,9 @@ class Engine:
     def __init__(self, config: EngineConfig, on_phase: Callable[[str], None] = lambda phase: None) -> None:
         """Loads the model. Raises EngineError; `on_phase` hears what is being done, in words."""
         self.config = config
+        check_ranges(config)
         on_phase(f"finding {config.model}")
-        self.model_path = resolve_folder(config.model)
+        self.model_path = resolve_folder(config.model, on_phase)
         hf_config = read_config(self.model_path)
         spec = spec_of(hf_config)
         torch.set_num_threads(num_threads(config, spec.num_parameters))
@@ -57,6 +58,8 @@ class Engine:
             BlockManager(self.sizes.num_blocks, self.sizes.block_size),
         )
         self._refused: list[Output] = []
+        on_phase("warming up")
+        self._warm_up()
 
     @property
     def has_work(self) -> bool:
@@ -85,6 +88,19 @@ class Engine:
             outputs += self.scheduler.update(batch, pending.wait())
         return outputs
 
+    def _warm_up(self) -> None:
+        """A prefill and a decode, so that a model that cannot step fails to load. Raises ModelError."""
+        params = RequestParams(max_tokens=2, seed=0, ignore_eos=True)
+        self.add([Request(request_id="warm-up", prompt_token_ids=[0], params=params)])
+        outputs: list[Output] = []
+        try:
+            while self.has_work:
+                outputs += self.step()
+        except Exception as error:
+            raise ModelError(f"{self.config.model} was loaded but cannot run: {error!r}") from error
+        if outputs[-1].error is not None:  # a window of one token, or a token that nobody trained
+            log.warning("the warm-up ended early: %s", outputs[-1].error)
+
 
 def num_threads(config: EngineConfig, num_parameters: int) -> int:
     """Compute threads: as configured, else OMP_NUM_THREADS, else the cores that this process may use, but no
@@ -103,14 +119,28 @@ def num_threads(config: EngineConfig, num_parameters: int) -> int:
     return min(cores, max(1, num_parameters // PARAMETERS_PER_THREAD))
 
 
+def check_ranges(config: EngineConfig) -> None:
+    """Raises ConfigError for a setting that no model could be run with."""
+    for name in ("max_num_seqs", "max_num_batched_tokens", "block_size", "kv_cache_bytes"):
+        if getattr(config, name) < 1:
+            raise ConfigError(f"{name} is {getattr(config, name)}: at least 1 is needed")
+    for name in ("max_model_len", "num_blocks", "num_threads"):
+        if getattr(config, name) < 0:
+            raise ConfigError(
+                f"{name} is {getattr(config, name)}: 0 (derived at load) or at least 1 is needed"
+            )
+    if config.max_num_batched_tokens < config.max_num_seqs:
+        raise ConfigError(
+            f"max_num_batched_tokens is {config.max_num_batched_tokens}: at least max_num_seqs "
+            f"({config.max_num_seqs}) is needed, or a step has no room for a token of each sequence"
+        )
+
+
 def runner_sizes(config: EngineConfig, spec: DecoderSpec) -> RunnerSizes:
     """Window and cache that suit settings and model. Raises ConfigError where they contradict each other.
 
     A window that was not asked for shrinks until one sequence fits the cache.
     """
-    for name in ("max_num_seqs", "max_num_batched_tokens", "block_size", "kv_cache_bytes"):
-        if getattr(config, name) < 1:
-            raise ConfigError(f"{name} is {getattr(config, name)}: at least 1 is needed")
     window = config.max_model_len or spec.max_position_embeddings
     if window > spec.max_position_embeddings:
         raise ConfigError(
@@ -146,6 +176,8 @@ def load_decoder(
 ) -> Decoder:
     """Reads the folder's weights into the layout of the configured op set. Raises WeightsError."""
     checkpoint = Checkpoint(folder)
+    if checkpoint.has(LM_HEAD) and not checkpoint.same(LM_HEAD, EMBEDDING):
+        spec = with_own_lm_head(spec)  # transformers does not tie two that differ, whatever the config says
     params = [(param, 0) for param in spec.outer_params]
     params += [(param, i) for i in range(spec.num_layers) for param in spec.layer_params]
     checkpoint.require(params, spec.ignored_tensors)

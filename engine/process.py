@@ -2,19 +2,22 @@
 
 FD is one end of a socket pair that the parent passed down; `engine.messages` says what crosses it. The loop
 takes commands without waiting while there is work, waits for them when there is none, and sends one frame per
-step. End of file ends the process with status 0, whatever it was doing: so a parent that dies, however it
-dies, takes its engine with it. SIGINT and SIGTERM are ignored: they are for the parent, which drains and
-then closes the socket.
+step. End of file ends the process with status 0, whatever it was doing, a download or a long step included:
+so a parent that dies, however it dies, takes its engine with it. SIGINT and SIGTERM are ignored: they are for
+the parent, which drains and then closes the socket.
 """
 
 from __future__ import annotations
 
 import gc
 import logging
+import os
+import select
 import selectors
 import signal
 import socket
 import sys
+import threading
 from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
@@ -77,9 +80,10 @@ class Link:
                 raise PeerGone from error
 
     def commands(self, *, wait: bool) -> Iterator[Command]:
-        """Every command that has arrived; with `wait`, at least one. Raises PeerGone."""
-        if wait and not self._commands:
+        """Every command that has arrived whole; with `wait`, at least one. Raises PeerGone."""
+        while wait and not self._commands:
             self._wait(selectors.EVENT_READ)
+            self._receive()
         while self._receive():
             pass
         while self._commands:
@@ -165,23 +169,48 @@ def load(link: Link, config: EngineConfig) -> Engine:
     return engine
 
 
+def exit_on_hang_up(sock: socket.socket) -> threading.Event:
+    """Ends the process when the peer closes, even while nothing reads the socket: it may be downloading
+    weights or be in a long step. Setting the event that comes back leaves the process to its own end.
+
+    A thread, not PR_SET_PDEATHSIG: that fires when the thread that started us ends, and on Linux only.
+    """
+    ending = threading.Event()
+
+    def watch() -> None:
+        poll = select.poll()
+        poll.register(sock, 0)  # hang-ups and errors are always reported
+        poll.poll()
+        if not ending.is_set():
+            os._exit(0)
+
+    threading.Thread(target=watch, name="hang-up", daemon=True).start()
+    return ending
+
+
 def main(argv: list[str]) -> int:
     """Exit status: 0 when the peer went away, 1 after a Fatal."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format="engine: %(message)s", stream=sys.stderr)
-    link = Link(socket.socket(fileno=int(argv[1])))
+    for chatty in ("httpx", "httpx2", "httpcore", "httpcore2", "urllib3"):  # a line per request of a download
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    sock = socket.socket(fileno=int(argv[1]))
+    ending = exit_on_hang_up(sock)
+    link = Link(sock)
     try:
         try:
             config = msgspec.json.decode(argv[2], type=EngineConfig)
             serve(link, load(link, config))
         except (EngineError, msgspec.ValidationError) as error:
             log.error("%s", error)
+            ending.set()
             link.send(Fatal(str(error)))
         except PeerGone:
             raise
         except Exception as error:
             log.exception("the engine cannot go on")
+            ending.set()
             link.send(Fatal(f"internal error: {error!r}"))
     except PeerGone:
         return 0

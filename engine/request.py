@@ -82,8 +82,8 @@ def _params_refusal(params: RequestParams) -> str | None:
         return f"top_p is {params.top_p}: it must be above 0 and at most 1"
     if not 0 <= params.min_p <= 1:
         return f"min_p is {params.min_p}: it must be from 0 to 1"
-    if params.top_k < 0:
-        return f"top_k is {params.top_k}: it must be 0 (all) or more"
+    if not 0 <= params.top_k < 2**31:
+        return f"top_k is {params.top_k}: it must be 0 (all) or more, and fit 31 bits"
     if not 0 <= params.seed < 2**64:
         return f"seed is {params.seed}: it must fit 64 bits without a sign"
     if not 0 <= params.sample < 2**32:

@@ -1,7 +1,7 @@
 """The runner: turns a batch of plain ints into tensors, runs the model, samples.
 
-It keeps tokens, block tables and progress by row and applies what a batch says has changed, so that a step
-costs the same however long its sequences are.
+It keeps tokens, block tables and progress by row and applies what a batch says has changed, so that a batch
+stays small however long its sequences are.
 """
 
 from __future__ import annotations
@@ -116,10 +116,12 @@ class Runner:
         blocks = self._tables[token_rows, positions // self._block_size].astype(np.int64)
         slots = blocks * self._block_size + positions % self._block_size
         self._num_computed[rows] = ends
+        padded_len = -(-int(ends.max()) // _CONTEXT_STEP) * _CONTEXT_STEP
+        width = -(-padded_len // self._block_size)
         metadata = AttentionMetadata(
             cu_seqlens_q=torch.from_numpy(bounds),
             context_lens=torch.from_numpy(ends.astype(np.int32)),
-            block_tables=torch.from_numpy(self._tables[rows]),
+            block_tables=torch.from_numpy(self._tables[rows, :width]),
             slot_mapping=torch.from_numpy(slots),
             block_size=self._block_size,
         )
@@ -150,6 +152,7 @@ class Runner:
             self._num_blocks[row] = end
 
     def _start_row(self, new: NewRow) -> None:
+        assert self._num_blocks[new.row] == 0, "a row starts with another sequence's blocks"
         num_tokens = len(new.token_ids)
         self._tokens[new.row, :num_tokens] = new.token_ids
         self._num_tokens[new.row] = num_tokens

@@ -7,7 +7,6 @@ own back and computes again later, from its prompt and what it has generated.
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Collection
 
@@ -17,8 +16,6 @@ from engine.batch import NO_TOKEN, Batch, NewRow
 from engine.blocks import BlockManager
 from engine.request import FinishReason, Output, Request, refusal
 from engine.sequence import NO_ROW, Sequence
-
-log = logging.getLogger(__name__)
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -121,7 +118,7 @@ class Scheduler:
         return True
 
     def schedule(self) -> Batch:
-        """The next step; without rows if nothing can run."""
+        """The next step; without rows, and then without changes, if nothing can run."""
         step = _Step(self.limits.max_num_batched_tokens)
         prefills: list[Sequence] = []
         for seq in tuple(self._running):
@@ -132,7 +129,9 @@ class Scheduler:
         for seq in prefills:
             self._continue(step, seq)
         self._admit(step)
-        retired, self._retired_rows = self._retired_rows, []
+        retired: list[int] = []
+        if step.rows:  # a batch without rows is never run: what retired waits for one that is
+            retired, self._retired_rows = self._retired_rows, []
         return Batch(
             retired_rows=retired,
             new_rows=step.new_rows,
@@ -268,18 +267,13 @@ class Scheduler:
         return seq
 
     def _accept(self, seq: Sequence, token_id: int) -> Output:
-        """One known token more. What goes wrong here ends this sequence and no other."""
+        """One known token more."""
         request_id = seq.request.request_id
         if token_id == NO_TOKEN:
             self._end(seq)
             return Output(request_id=request_id, token_ids=[], error="the model's logits are not finite")
-        try:
-            seq.token_ids.append(token_id)
-            finish_reason, stop_token_id = self._end_of(seq)
-        except Exception as error:
-            log.exception("request %s: bookkeeping failed", request_id)
-            self._end(seq)
-            return Output(request_id=request_id, token_ids=[], error=f"internal error: {error!r}")
+        seq.token_ids.append(token_id)
+        finish_reason, stop_token_id = self._end_of(seq)
         if finish_reason is not None:
             self._end(seq)
         return Output(

@@ -115,7 +115,7 @@ def _sample_row(logits: Tensor, i: int, uniforms: Tensor, params: SamplingTensor
         ordered = torch.where(kept, weights, 0.0).sort(descending=True).values
         more_probable = ordered.cumsum(0) - ordered
         last = int((more_probable < params.top_p[i] * ordered.cumsum(0)[-1]).sum()) - 1
-        kept &= weights >= ordered[last]
+        kept &= weights >= ordered[max(last, 0)]  # a product that underflows keeps none: the first stays
     cdf = torch.where(kept, weights, 0.0).cumsum(0)
     target = torch.minimum(uniforms[i] * cdf[-1], torch.nextafter(cdf[-1], torch.zeros_like(cdf[-1])))
     return (cdf <= target).sum()

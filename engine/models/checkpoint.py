@@ -48,6 +48,19 @@ class Checkpoint:
                 self._file_of[name] = path
                 self._readers[name] = reader
 
+    def same(self, one: str, other: str) -> bool:
+        """Whether both tensors are there, alike to the byte."""
+        if not (self.has(one) and self.has(other)):
+            return False
+        a, b = (self._readers[name].get_tensor(name) for name in (one, other))
+        if (a.dtype, a.shape) != (b.dtype, b.shape):
+            return False
+        return torch.equal(a.flatten().view(torch.uint8), b.flatten().view(torch.uint8))
+
+    def has(self, name: str) -> bool:
+        """Whether there is a tensor of this name."""
+        return name in self._readers
+
     def require(self, params: Iterable[tuple[Param, int]], ignored: tuple[str, ...]) -> None:
         """Raises WeightsError unless the files hold exactly these parameters, in the right shapes."""
         expected = {name.format(i=layer): shape for param, layer in params for name, shape in param.sources}

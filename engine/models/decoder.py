@@ -53,7 +53,7 @@ class Decoder:
         outer = {param.name: weights.read(param) for param in spec.outer_params}
         self.embedding = outer["embedding"]
         self.final_norm = outer["final_norm"]
-        self.lm_head = pack_linear(ops, outer.get("lm_head", self.embedding), None)
+        self.lm_head = pack_linear(ops, outer.pop("lm_head", self.embedding), None)
         self.layers: list[_Layer] = []
         for i in range(spec.num_layers):
             on_layer(i)

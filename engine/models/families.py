@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import msgspec
 from msgspec import Struct
 
-from engine.errors import UnsupportedModel
+from engine.errors import ModelError, UnsupportedModel
 from engine.models.spec import DecoderSpec, Param, RopeSpec
 
 
 class Family(Struct, frozen=True, kw_only=True):
     """What tells one architecture from another."""
 
+    model_type: str
+    """The config's own name for it: decides how transformers reads the fields."""
     qkv_bias: Literal["always", "never", "attention_bias"]
     """`attention_bias`: as the config's field of that name says."""
     out_bias: Literal["never", "attention_bias"] = "never"
@@ -25,15 +28,25 @@ class Family(Struct, frozen=True, kw_only=True):
 
 
 FAMILIES: dict[str, Family] = {
-    "LlamaForCausalLM": Family(qkv_bias="attention_bias", out_bias="attention_bias", mlp_bias="mlp_bias"),
-    "Qwen2ForCausalLM": Family(qkv_bias="always"),
-    "Qwen3ForCausalLM": Family(qkv_bias="attention_bias", out_bias="attention_bias", qk_norm=True),
+    "LlamaForCausalLM": Family(
+        model_type="llama", qkv_bias="attention_bias", out_bias="attention_bias", mlp_bias="mlp_bias"
+    ),
+    "Qwen2ForCausalLM": Family(model_type="qwen2", qkv_bias="always"),
+    "Qwen3ForCausalLM": Family(
+        model_type="qwen3", qkv_bias="attention_bias", out_bias="attention_bias", qk_norm=True
+    ),
 }
 """By the name in the config's `architectures`."""
 
+EMBEDDING = "model.embed_tokens.weight"
+LM_HEAD = "lm_head.weight"
+
 
 def spec_of(config: Any) -> DecoderSpec:
-    """The spec of a transformers config. Raises UnsupportedModel with what was found and what there is."""
+    """The spec of a transformers config.
+
+    Raises UnsupportedModel with what was found and what there is, ModelError for a config without a field.
+    """
     architecture = _architecture(config)
     family = FAMILIES[architecture]
     _refuse_variants(config, architecture)
@@ -41,32 +54,37 @@ def spec_of(config: Any) -> DecoderSpec:
     sizes: dict[str, int] = {
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
         "num_heads": num_heads,
         "num_kv_heads": getattr(config, "num_key_value_heads", None) or num_heads,
         "head_dim": getattr(config, "head_dim", None) or config.hidden_size // num_heads,
     }
+    inner: int = config.intermediate_size
     flags: dict[str, bool] = {
         "qkv_bias": family.qkv_bias == "always" or _flag(config, family.qkv_bias),
         "out_bias": _flag(config, family.out_bias),
         "mlp_bias": _flag(config, family.mlp_bias),
-        "qk_norm": family.qk_norm,
-        "tied_embeddings": bool(config.tie_word_embeddings),
     }
+    tied = bool(config.tie_word_embeddings)
     return DecoderSpec(
         architecture=architecture,
         num_layers=config.num_hidden_layers,
         norm_eps=config.rms_norm_eps,
         max_position_embeddings=config.max_position_embeddings,
-        wiring="pre_norm",
-        mlp="gated_silu",
         rope=_rope_of(config, architecture),
-        layer_params=_layer_params(sizes, flags),
-        outer_params=_outer_params(sizes, flags),
-        ignored_tensors=("*.rotary_emb.inv_freq", *(("lm_head.weight",) if flags["tied_embeddings"] else ())),
+        qk_norm=family.qk_norm,
+        layer_params=_layer_params(sizes, inner, family.qk_norm, flags),
+        outer_params=_outer_params(sizes, tied),
+        ignored_tensors=("*.rotary_emb.inv_freq", *((LM_HEAD,) if tied else ())),
         **sizes,
-        **flags,
     )
+
+
+def with_own_lm_head(spec: DecoderSpec) -> DecoderSpec:
+    """The same model with an output matrix of its own, whatever its config says of the embedding."""
+    if any(param.name == "lm_head" for param in spec.outer_params):
+        return spec
+    lm_head = _lm_head((spec.vocab_size, spec.hidden_size))
+    return msgspec.structs.replace(spec, outer_params=(*spec.outer_params, lm_head))
 
 
 def _architecture(config: Any) -> str:
@@ -82,12 +100,26 @@ def _architecture(config: Any) -> str:
 def _refuse_variants(config: Any, architecture: str) -> None:
     """What a config of a known architecture may ask for and the decoder does not do."""
     found: list[str] = []
+    model_type = FAMILIES[architecture].model_type
+    if config.model_type != model_type:  # its fields may have other names, so nothing else is looked at
+        raise UnsupportedModel(
+            f"{architecture} with model_type {config.model_type!r} (supported: {model_type!r}) "
+            "is not supported"
+        )
+    if getattr(config, "is_causal", True) is False:
+        found.append("attention that is not causal (is_causal)")
+    num_heads, num_kv_heads = config.num_attention_heads, getattr(config, "num_key_value_heads", None)
+    if num_kv_heads and num_heads % num_kv_heads:
+        found.append(f"{num_heads} attention heads, which {num_kv_heads} key-value heads do not divide,")
     if getattr(config, "quantization_config", None) is not None:
         found.append("quantized weights (quantization_config)")
     if config.hidden_act != "silu":
         found.append(f"hidden_act {config.hidden_act!r} (supported: 'silu')")
-    layer_types = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if getattr(config, "use_sliding_window", False) or layer_types != {"full_attention"}:
+    layer_types = set(getattr(config, "layer_types", None) or ())
+    windowed = (
+        layer_types != {"full_attention"} if layer_types else getattr(config, "use_sliding_window", False)
+    )
+    if windowed:  # use_sliding_window may be set and no layer be windowed
         found.append("sliding window attention")
     if found:
         raise UnsupportedModel(f"{architecture} with {' and '.join(found)} is not supported")
@@ -107,15 +139,17 @@ def _rope_of(config: Any, architecture: str) -> RopeSpec:
         case "default":
             return RopeSpec(kind="default", theta=theta)
         case "linear":
-            return RopeSpec(kind="linear", theta=theta, factor=float(params["factor"]))
+            return RopeSpec(kind="linear", theta=theta, factor=_rope_number(params, "factor"))
         case "llama3":
             return RopeSpec(
                 kind="llama3",
                 theta=theta,
-                factor=float(params["factor"]),
-                low_freq_factor=float(params["low_freq_factor"]),
-                high_freq_factor=float(params["high_freq_factor"]),
-                original_max_position_embeddings=int(params["original_max_position_embeddings"]),
+                factor=_rope_number(params, "factor"),
+                low_freq_factor=_rope_number(params, "low_freq_factor"),
+                high_freq_factor=_rope_number(params, "high_freq_factor"),
+                original_max_position_embeddings=int(
+                    _rope_number(params, "original_max_position_embeddings")
+                ),
             )
         case _:
             raise UnsupportedModel(
@@ -124,8 +158,20 @@ def _rope_of(config: Any, architecture: str) -> RopeSpec:
             )
 
 
-def _layer_params(sizes: dict[str, int], flags: dict[str, bool]) -> tuple[Param, ...]:
-    hidden, inner, head_dim = sizes["hidden_size"], sizes["intermediate_size"], sizes["head_dim"]
+def _rope_number(params: dict[str, Any], name: str) -> float:
+    value = params.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ModelError(
+            f"config.json is invalid: rope type {params.get('rope_type')!r} needs a number {name!r}, "
+            f"found {value!r}"
+        )
+    return float(value)
+
+
+def _layer_params(
+    sizes: dict[str, int], inner: int, qk_norm: bool, flags: dict[str, bool]
+) -> tuple[Param, ...]:
+    hidden, head_dim = sizes["hidden_size"], sizes["head_dim"]
     q_rows, kv_rows = sizes["num_heads"] * head_dim, sizes["num_kv_heads"] * head_dim
     qkv = (("q_proj", q_rows), ("k_proj", kv_rows), ("v_proj", kv_rows))
     params = [
@@ -138,7 +184,7 @@ def _layer_params(sizes: dict[str, int], flags: dict[str, bool]) -> tuple[Param,
         _norm("input_norm", "model.layers.{i}.input_layernorm", hidden),
         _norm("post_attention_norm", "model.layers.{i}.post_attention_layernorm", hidden),
     ]
-    if flags["qk_norm"]:
+    if qk_norm:
         params += [
             _norm("q_norm", "model.layers.{i}.self_attn.q_norm", head_dim),
             _norm("k_norm", "model.layers.{i}.self_attn.k_norm", head_dim),
@@ -146,15 +192,17 @@ def _layer_params(sizes: dict[str, int], flags: dict[str, bool]) -> tuple[Param,
     return tuple(params)
 
 
-def _outer_params(sizes: dict[str, int], flags: dict[str, bool]) -> tuple[Param, ...]:
+def _outer_params(sizes: dict[str, int], tied: bool) -> tuple[Param, ...]:
     matrix = (sizes["vocab_size"], sizes["hidden_size"])
     params = [
-        Param(name="embedding", sources=(("model.embed_tokens.weight", matrix),)),
+        Param(name="embedding", sources=((EMBEDDING, matrix),)),
         _norm("final_norm", "model.norm", sizes["hidden_size"]),
     ]
-    if not flags["tied_embeddings"]:
-        params.append(Param(name="lm_head", sources=(("lm_head.weight", matrix),)))
-    return tuple(params)
+    return tuple(params) if tied else (*params, _lm_head(matrix))
+
+
+def _lm_head(matrix: tuple[int, int]) -> Param:
+    return Param(name="lm_head", sources=((LM_HEAD, matrix),))
 
 
 def _linear(

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from engine.errors import ModelError, ModelNotFound, UnsupportedModel
+from engine.errors import ModelError, ModelNotFound, UnsupportedModel, WeightsError
 from engine.models.families import FAMILIES
 
-ALLOW_PATTERNS: Final = ("*.json", "*.safetensors", "*.jinja", "tokenizer*", "*.txt", "*.model")
+ALLOW_PATTERNS: Final = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 """What is fetched from the hub: configs, weights, tokenizer and chat template. Never pickles or code."""
+IGNORE_PATTERNS: Final = ("*/*", "consolidated*", "model.*.safetensors", "model-*.*.safetensors")
+"""Of these, what is not: subfolders, Mistral's own copy of the weights, variants (model.fp16.safetensors)."""
 
 
-def resolve_folder(model: str) -> Path:
+def resolve_folder(model: str, on_phase: Callable[[str], None] = lambda phase: None) -> Path:
     """The local folder of a model: a path, or a hub id, which is fetched (or found in the hub's local cache).
 
-    The user's hub token is used where there is one (HF_TOKEN, or `hf auth login`). Raises ModelNotFound.
+    The user's hub token is used where there is one (HF_TOKEN, or `hf auth login`). Raises ModelNotFound, and
+    WeightsError for a hub model without safetensors.
     """
     path = Path(model).expanduser()
     if path.is_dir():
@@ -27,14 +31,21 @@ def resolve_folder(model: str) -> Path:
         raise ModelNotFound(f"{model} is a file: a folder with config.json and safetensors is needed")
     if path.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
         raise ModelNotFound(f"there is no folder {model} (and a hub id looks like OWNER/NAME)")
-    return _snapshot(model)
+    on_phase(f"downloading {model}")
+    folder = _snapshot(model)
+    if not any(folder.glob("*.safetensors")):
+        raise WeightsError(
+            f"{model} on the hub has no weights as .safetensors; .bin (pickle) can run code when opened and "
+            "is not read: convert it in a place that you trust, with "
+            "AutoModelForCausalLM.from_pretrained(...).save_pretrained(FOLDER), and give FOLDER as the model"
+        )
+    return folder
 
 
 def _snapshot(model: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
-        HfHubHTTPError,
         HFValidationError,
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
@@ -42,7 +53,11 @@ def _snapshot(model: str) -> Path:
     )
 
     try:
-        return Path(snapshot_download(model, allow_patterns=list(ALLOW_PATTERNS)))
+        return Path(
+            snapshot_download(
+                model, allow_patterns=list(ALLOW_PATTERNS), ignore_patterns=list(IGNORE_PATTERNS)
+            )
+        )
     except GatedRepoError as error:
         raise ModelNotFound(
             f"{model} is gated: accept its terms on https://huggingface.co/{model}, "
@@ -60,8 +75,11 @@ def _snapshot(model: str) -> Path:
             f"{model} is not in the local hub cache, and the hub cannot be reached "
             "(no network, or HF_HUB_OFFLINE is set)"
         ) from error
-    except (HfHubHTTPError, OSError) as error:
-        raise ModelNotFound(f"{model} could not be fetched from the hub: {error}") from error
+    except Exception as error:  # httpx, Xet and the file system each have types of their own
+        raise ModelNotFound(
+            f"{model} could not be downloaded from the hub: {str(error) or repr(error)} "
+            "(a private or gated model needs HF_TOKEN; without a network, give a local folder)"
+        ) from error
 
 
 def read_config(folder: Path) -> Any:
@@ -70,9 +88,12 @@ def read_config(folder: Path) -> Any:
 
     raw = _read_json(folder / "config.json")
     try:
-        return AutoConfig.from_pretrained(folder)
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, KeyError) as error:
-        named = ", ".join(raw.get("architectures") or []) or f"of model_type {raw.get('model_type')!r}"
+        model_type = raw.get("model_type")
+        if any(family.model_type == model_type for family in FAMILIES.values()):
+            raise ModelError(f"{folder / 'config.json'} is invalid: {error}") from error
+        named = ", ".join(raw.get("architectures") or []) or f"of model_type {model_type!r}"
         raise UnsupportedModel(
             f"architecture {named} is not supported: transformers does not know its config "
             f"({str(error).splitlines()[0]}); supported are {', '.join(FAMILIES)}"

@@ -7,9 +7,6 @@ from typing import Literal
 
 from msgspec import Struct
 
-Wiring = Literal["pre_norm"]
-"""How attention, MLP, norms and residual are connected in a block."""
-MlpKind = Literal["gated_silu"]
 RopeKind = Literal["default", "linear", "llama3"]
 
 
@@ -46,7 +43,6 @@ class DecoderSpec(Struct, frozen=True, kw_only=True):
     architecture: str
     vocab_size: int
     hidden_size: int
-    intermediate_size: int
     num_layers: int
     num_heads: int
     num_kv_heads: int
@@ -54,19 +50,13 @@ class DecoderSpec(Struct, frozen=True, kw_only=True):
     norm_eps: float
     max_position_embeddings: int
     """The window that the model was made for, tokens."""
-    wiring: Wiring
-    mlp: MlpKind
     rope: RopeSpec
-    qkv_bias: bool
-    out_bias: bool
-    mlp_bias: bool
     qk_norm: bool
     """Whether each query and key head is normed before it is turned."""
-    tied_embeddings: bool
-    """Whether the output matrix is the embedding."""
     layer_params: tuple[Param, ...]
     outer_params: tuple[Param, ...]
-    """Those that are there once: embedding, final norm, output."""
+    """Those that are there once: embedding, final norm, output. Without `lm_head`, the embedding is also the
+    output matrix."""
     ignored_tensors: tuple[str, ...] = ()
     """Patterns of checkpoint tensors that say nothing the spec does not."""
 

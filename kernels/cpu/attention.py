@@ -71,7 +71,8 @@ class _Group:
     blocks: Tensor
     """[n · W] int32: rows of a cache seen as [blocks, block_size · kv_heads · D]."""
     bias: Tensor
-    """[n, M or 1, L] float32: 0 where a query sees a key, else -inf."""
+    """[n, M or 1, K] float32: 0 where a query sees a key, else -inf; of the last K keys, as every query sees
+    all before them. For whole contexts it would take tokens · heads · context floats."""
     num_tiles: int
     num_keys: int
 
@@ -128,7 +129,7 @@ def _gather(cache: Tensor, memory: Tensor, group: _Group) -> Tensor:
 
 
 def _attend(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-    """queries [kv_heads, n, M, D], keys and values [kv_heads, n, L, D], bias [n, M or 1, L].
+    """queries [kv_heads, n, M, D], keys and values [kv_heads, n, L, D], bias [n, M or 1, K].
 
     Returns [kv_heads, n, M, D].
     """
@@ -146,7 +147,8 @@ def _multiply(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Te
     scores = queries.new_empty((*queries.shape[:3], num_keys))
     for part, q, k in zip(scores, queries, keys, strict=True):
         torch.bmm(q, k.transpose(1, 2), out=part)
-    weights = torch.softmax(scores.add_(bias), -1)
+    scores[..., num_keys - bias.shape[-1] :].add_(bias)
+    weights = torch.softmax(scores, -1)
     out = queries.new_empty(queries.shape)
     for part, w, v in zip(out, weights, values, strict=True):
         torch.bmm(w[:, :, :KEY_TILE], v[:, :KEY_TILE], out=part)
@@ -216,7 +218,7 @@ def _index(tiles: _Tiles, tables: Ints, block_size: int, shape: AttentionShape) 
     last_key = tiles.context_lens[:, None] - num_queries + query
     if most_queries == 1:
         last_key = last_key[:, :1]
-    hidden = np.arange(num_keys) > last_key[:, :, None]
+    hidden = np.arange(int(last_key.min()) + 1, num_keys) > last_key[:, :, None]
     bias = np.where(hidden, np.float32(-np.inf), np.float32(0))
     return _Group(
         query_rows=torch.from_numpy(query_rows.reshape(-1)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,14 @@ from typing import Any
 import pytest
 import torch
 
+from engine.batch import Batch
 from engine.config import EngineConfig
-from engine.engine import Engine, num_threads
-from engine.errors import ConfigError
+from engine.engine import Engine, check_ranges, num_threads
+from engine.errors import ConfigError, ModelError
 from engine.request import Output, Request, RequestParams
+from engine.runner import Runner
 from tests.engine.run import engine_of, greedy, run, tokens_of
-from tests.engine.tiny_models import VOCAB_SIZE, WINDOW
+from tests.engine.tiny_models import VOCAB_SIZE, WINDOW, random_prompts
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +104,7 @@ def test_end_tokens_of_both_configs_end_and_may_be_ignored(
         ([1], {"top_p": float("nan")}, "top_p is nan"),
         ([1], {"min_p": 1.5}, "min_p is 1.5"),
         ([1], {"top_k": -1}, "top_k is -1"),
+        ([1], {"top_k": 2**63}, "top_k is 9223372036854775808"),
         ([1], {"seed": -1}, "seed is -1"),
         ([1], {"seed": 2**64}, "seed is 18446744073709551616"),
     ],
@@ -154,25 +158,80 @@ def test_abort_frees_at_once_and_says_nothing_more(engine: Engine) -> None:
     assert engine.scheduler.blocks.num_free == engine.sizes.num_blocks
 
 
-def test_failed_bookkeeping_ends_one_request(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_any_order_of_adds_aborts_and_idle_steps_gives_the_tokens_of_a_fresh_engine(
+    tiny_model: Callable[[str], Path],
 ) -> None:
-    end_of = engine.scheduler._end_of
+    """Few blocks, so that a table that was not cleared would reach into another sequence's."""
+    folder, rng = tiny_model("llama"), random.Random(1)
+    prompts = random_prompts(40, longest=60, seed=9)
+    asked = [Request(request_id=str(i), prompt_token_ids=p, params=greedy(8)) for i, p in enumerate(prompts)]
+    expected = {name: tokens_of(o) for name, o in run(engine_of(folder), asked).items()}
+    engine = engine_of(folder, num_blocks=24, max_num_seqs=8)
+    outputs: dict[str, list[Output]] = {}
+    count = idle = compared = 0
+    live: dict[str, str] = {}
 
-    def failing(seq: Any) -> Any:
-        if seq.request.request_id == "bad" and len(seq.token_ids) == 4:
-            raise RuntimeError("planted")
-        return end_of(seq)
+    def step() -> None:
+        for output in engine.step():
+            outputs[output.request_id].append(output)
+            if output.finish_reason or output.error:
+                live.pop(output.request_id, None)
+        engine.scheduler.check_integrity()
 
-    monkeypatch.setattr(engine.scheduler, "_end_of", failing)
-    outputs = run(
-        engine,
-        [Request(request_id=name, prompt_token_ids=[3, 4], params=greedy(6)) for name in ("good", "bad")],
-    )
-    assert "planted" in (outputs["bad"][-1].error or "")
-    assert len(tokens_of(outputs["good"])) == 6
-    assert "bookkeeping failed" in caplog.text
-    assert engine.scheduler.blocks.num_free == engine.sizes.num_blocks
+    def add(prompt: list[int], which: str) -> None:
+        nonlocal count
+        count += 1
+        live[f"{count}"], outputs[f"{count}"] = which, []
+        engine.add([Request(request_id=f"{count}", prompt_token_ids=prompt, params=greedy(8))])
+
+    for _ in range(60):
+        for which in rng.choices(asked, k=rng.randint(1, 6)):
+            add(which.prompt_token_ids, which.request_id)
+        names = dict(live)
+        for _ in range(rng.randint(0, 12)):
+            step()
+        ending = rng.choice(("abort", "refused", "finish"))
+        if ending == "abort":  # what stays is nothing: the next steps are idle
+            engine.abort(live)
+            live.clear()
+        elif ending == "refused":
+            while engine.has_work:
+                step()
+            add([], "refused")
+        while engine.has_work:
+            step()
+        step()
+        idle += 1
+        for name, which in names.items():
+            if outputs[name] and outputs[name][-1].finish_reason:
+                assert tokens_of(outputs[name]) == expected[which]
+                compared += 1
+    assert idle == 60
+    assert compared > 60
+
+
+def test_a_late_abort_of_the_only_request_clears_its_row(tiny_model: Callable[[str], Path]) -> None:
+    engine = engine_of(tiny_model("llama"))
+    alone = one(engine, [5] * 90, greedy(20)).token_ids
+    engine.abort(["one"])
+    assert engine.step() == []
+    assert one(engine, [5] * 90, greedy(20)).token_ids == alone
+
+
+def test_a_model_that_cannot_step_does_not_load(
+    tiny_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(self: Runner, batch: Batch) -> None:
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(Runner, "forward", failing)
+    with pytest.raises(ModelError, match=r"was loaded but cannot run: RuntimeError.*planted"):
+        engine_of(tiny_model("llama"))
+
+
+def test_a_window_of_one_token_loads_and_refuses(tiny_model: Callable[[str], Path]) -> None:
+    engine = engine_of(tiny_model("llama"), max_model_len=1)
+    assert "the window is 1" in (one(engine, [1], greedy(1)).error or "")
 
 
 def test_a_prompt_that_overflows_the_model_ends_alone_and_leaves_no_nan(
@@ -209,6 +268,10 @@ def test_window_shrinks_to_what_the_cache_holds(tiny_model: Callable[[str], Path
         ({"kv_cache_bytes": 10}, "one block takes"),
         ({"block_size": 0}, "block_size is 0"),
         ({"max_num_seqs": 0}, "max_num_seqs is 0"),
+        ({"max_model_len": -5}, r"max_model_len is -5: 0 \(derived at load\) or at least 1"),
+        ({"num_blocks": -3}, "num_blocks is -3"),
+        ({"kv_cache_bytes": -1}, "kv_cache_bytes is -1"),
+        ({"max_num_batched_tokens": 8, "max_num_seqs": 64}, r"is 8: at least max_num_seqs \(64\) is needed"),
     ],
 )
 def test_settings_that_contradict_each_other(
@@ -216,6 +279,11 @@ def test_settings_that_contradict_each_other(
 ) -> None:
     with pytest.raises(ConfigError, match=words):
         engine_of(tiny_model("llama"), **settings)
+
+
+def test_a_negative_number_of_threads_is_refused() -> None:
+    with pytest.raises(ConfigError, match="num_threads is -1"):
+        check_ranges(EngineConfig(model="m", num_threads=-1))
 
 
 def test_threads_come_from_config_environment_or_affinity(monkeypatch: pytest.MonkeyPatch) -> None:

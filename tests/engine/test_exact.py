@@ -59,7 +59,7 @@ def alone(tiny_model: Callable[[str], Path]) -> list[list[int]]:
 
 WAYS: dict[str, dict[str, Any]] = {
     "batch of 64": {},
-    "chunked": {"max_num_batched_tokens": 19},
+    "chunked": {"max_num_batched_tokens": 19, "max_num_seqs": 16},
     "preempted": {"num_blocks": 12, "block_size": 8, "max_model_len": 96},
     "small blocks": {"block_size": 1},
 }
@@ -137,7 +137,7 @@ def test_logits_are_the_same_to_the_bit(family: str, tiny_model: Callable[[str],
     whole = logits(which)
     assert len(whole) == 64 * MAX_TOKENS
     others = [
-        logits(which, max_num_batched_tokens=23),
+        logits(which, max_num_batched_tokens=23, max_num_seqs=16),
         logits(which, num_blocks=12, block_size=8, max_model_len=96),
         *(logits([request]) for request in which[::9]),
     ]

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import json
 import shutil
+import weakref
 from collections.abc import Callable
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
 import torch
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from engine.errors import ModelError, ModelNotFound, UnsupportedModel, WeightsError
-from engine.models.checkpoint import fingerprint
-from engine.models.families import spec_of
+from engine.models.checkpoint import Checkpoint, fingerprint
+from engine.models.decoder import Decoder
+from engine.models.families import LM_HEAD, spec_of
 from engine.models.folder import read_config, resolve_folder
 from engine.models.rope import inverse_frequencies
+from engine.models.spec import Param
 from engine.request import Request
+from kernels.opset import load_op_set
 from tests.engine.run import engine_of, greedy, run, tokens_of
 from tests.engine.tiny_models import generate, random_prompts
 
@@ -160,6 +164,12 @@ def test_a_config_unknown_to_transformers_is_named(folder: Path) -> None:
     ("changes", "words"),
     [
         ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
+        ({"is_causal": False}, "attention that is not causal"),
+        (
+            {"num_key_value_heads": 3, "head_dim": 12},
+            "4 attention heads, which 3 key-value heads do not divide",
+        ),
+        ({"model_type": "mistral", "sliding_window": 8}, r"model_type 'mistral' \(supported: 'llama'\)"),
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantized weights"),
         (
             {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}},
@@ -178,6 +188,55 @@ def test_sliding_window_is_refused(tiny_model: Callable[[str], Path], tmp_path: 
     edit_config(folder, use_sliding_window=True, sliding_window=8, max_window_layers=0, layer_types=None)
     with pytest.raises(UnsupportedModel, match="sliding window attention"):
         spec_of(read_config(folder))
+
+
+def test_a_sliding_window_that_no_layer_has_is_fine(
+    tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_model("qwen2"), tmp_path / "model"))
+    edit_config(folder, use_sliding_window=True, sliding_window=8, max_window_layers=28, layer_types=None)
+    assert greedy_tokens(folder) == generate(folder, PROMPTS, 6)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_an_output_matrix_that_differs_is_read_though_the_config_ties_it(same: bool, folder: Path) -> None:
+    edit_config(folder, tie_word_embeddings=True)
+    if same:
+        edit_weights(
+            folder, lambda tensors: tensors.update({LM_HEAD: tensors["model.embed_tokens.weight"].clone()})
+        )
+    assert greedy_tokens(folder) == generate(folder, PROMPTS, 6)
+
+
+def test_a_rope_without_its_numbers_is_an_invalid_config(folder: Path) -> None:
+    edit_config(folder, rope_parameters={"rope_type": "linear", "rope_theta": 1e4})
+    with pytest.raises(ModelError, match=r"config\.json is invalid: .*factor") as caught:
+        engine_of(folder)
+    assert not isinstance(caught.value, UnsupportedModel)
+    config = LlamaConfig()
+    config.architectures = ["LlamaForCausalLM"]
+    config.rope_parameters = {"rope_type": "llama3", "rope_theta": 1e4, "factor": "8"}
+    with pytest.raises(ModelError, match=r"rope type 'llama3' needs a number 'factor', found '8'"):
+        spec_of(config)
+
+
+def test_the_raw_output_matrix_is_gone_before_the_layers_are_read(folder: Path) -> None:
+    """It may be a gigabyte, and the op set has packed it into a copy of its own."""
+    spec = spec_of(read_config(folder))
+    checkpoint = Checkpoint(folder)
+    raw: list[weakref.ref[torch.Tensor]] = []
+
+    class Watched:
+        def read(self, param: Param, layer: int = 0) -> torch.Tensor:
+            tensor = checkpoint.read(param, layer)
+            if param.name == "lm_head":
+                raw.append(weakref.ref(tensor))
+            return tensor
+
+    alive: list[bool] = []
+    with torch.inference_mode():
+        Decoder(spec, load_op_set("cpu"), Watched(), 8, lambda layer: alive.append(raw[0]() is not None))
+    assert alive == [False, False]
 
 
 def test_a_config_that_is_no_json(folder: Path) -> None:
@@ -238,37 +297,83 @@ def test_hub_offline_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         resolve_folder("penstock-tests/no-such-model")
 
 
-def test_hub_models_are_fetched_without_pickles_or_code(
+WANTED = [
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "model-00001-of-00002.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "merges.txt",
+    "chat_template.jinja",
+]
+UNWANTED = [
+    "pytorch_model.bin",
+    "tokenizer_pkl.bin",
+    "weights.pth",
+    "tokenizer.py",
+    "modeling_custom.py",
+    "model.gguf",
+    "consolidated.safetensors",
+    "consolidated.00.pth",
+    "original/consolidated.00.pth",
+    "onnx/x.safetensors",
+    "onnx/config.json",
+    "model.fp16.safetensors",
+    "model.fp16-00001-of-00002.safetensors",
+    "model-00001-of-00002.fp16.safetensors",
+]
+
+
+def test_hub_models_are_fetched_without_pickles_code_or_copies(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     asked: dict[str, Any] = {}
 
-    def fetching(repo_id: str, allow_patterns: list[str]) -> str:
-        asked.update(repo_id=repo_id, patterns=allow_patterns)
+    def fetching(repo_id: str, **patterns: list[str]) -> str:
+        asked.update(repo_id=repo_id, patterns=patterns)
         return str(tmp_path)
 
+    (tmp_path / SINGLE).touch()
+    phases: list[str] = []
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetching)
-    assert resolve_folder("owner/name") == tmp_path
+    assert resolve_folder("owner/name", phases.append) == tmp_path
+    assert phases == ["downloading owner/name"]
     assert asked["repo_id"] == "owner/name"
-    files = ["config.json", "model-00001-of-00002.safetensors", "tokenizer.json", "chat_template.jinja"]
-    assert all(any(fnmatch(file, pattern) for pattern in asked["patterns"]) for file in files)
-    others = ["pytorch_model.bin", "modeling_custom.py", "model.gguf", "original/consolidated.00.pth"]
-    assert not any(fnmatch(file, pattern) for file in others for pattern in asked["patterns"])
+    assert list(filter_repo_objects(WANTED + UNWANTED, **asked["patterns"])) == WANTED
+
+
+def test_a_hub_model_without_safetensors_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repo_id, **patterns: str(tmp_path))
+    with pytest.raises(WeightsError, match=r"owner/name .*no weights as \.safetensors; \.bin \(pickle\)"):
+        resolve_folder("owner/name")
+
+
+class ReadTimeout(Exception):
+    """Like httpx's errors, whose package has been renamed: no OSError, and often without a text."""
 
 
 @pytest.mark.parametrize(
-    ("error_class", "words"),
+    ("error", "words"),
     [
-        (GatedRepoError, "owner/name is gated: accept its terms"),
-        (RepositoryNotFoundError, "that you may see"),
+        (GatedRepoError("refused", response=MagicMock()), "owner/name is gated: accept its terms"),
+        (RepositoryNotFoundError("refused", response=MagicMock()), "that you may see"),
+        (OSError("disk full"), "could not be downloaded from the hub: disk full .*HF_TOKEN"),
+        (ReadTimeout("no route"), "could not be downloaded from the hub: no route .*local folder"),
+        (ReadTimeout(), "could not be downloaded from the hub: ReadTimeout"),
+        (RuntimeError("Data processing error: CAS service error"), "CAS service error"),  # Xet's
     ],
+    ids=lambda value: type(value).__name__,
 )
 def test_hub_models_that_are_not_handed_out(
-    error_class: type[HfHubHTTPError], words: str, monkeypatch: pytest.MonkeyPatch
+    error: Exception, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
-    def refusing(repo_id: str, allow_patterns: list[str]) -> str:
-        raise error_class("refused", response=MagicMock())
+    def refusing(repo_id: str, **patterns: list[str]) -> str:
+        raise error
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", refusing)
     with pytest.raises(ModelNotFound, match=words):

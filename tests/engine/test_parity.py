@@ -17,7 +17,7 @@ PROMPTS = random_prompts(64, longest=70)
 
 WAYS: dict[str, dict[str, Any]] = {
     "at once": {},
-    "chunked": {"max_num_batched_tokens": 24},
+    "chunked": {"max_num_batched_tokens": 24, "max_num_seqs": 16},
     "preempted": {"num_blocks": 11, "block_size": 8, "max_model_len": 88},
     "one by one": {"max_num_seqs": 1},
     "reference ops": {"ops": "reference"},

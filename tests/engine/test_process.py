@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ from engine.messages import (
     encode_frame,
     report_decoder,
 )
+from engine.process import Link
 from engine.request import Output, Request, RequestParams
 from tests.engine.run import greedy
 from tests.engine.tiny_models import VOCAB_SIZE, WINDOW
@@ -36,12 +38,16 @@ from tests.engine.tiny_models import VOCAB_SIZE, WINDOW
 class Child:
     """A running engine process and our end of its socket."""
 
-    def __init__(self, config: str) -> None:
+    def __init__(self, config: str, program: str | None = None) -> None:
+        """`program` runs instead of `python -m engine.process`, with the same arguments."""
         self.sock, theirs = socket.socketpair()
         self.sock.settimeout(60)
-        command = [sys.executable, "-m", "engine.process", str(theirs.fileno()), config]
+        how = ["-m", "engine.process"] if program is None else ["-c", program]
         self.process = subprocess.Popen(
-            command, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE, text=True
+            [sys.executable, *how, str(theirs.fileno()), config],
+            pass_fds=[theirs.fileno()],
+            stderr=subprocess.PIPE,
+            text=True,
         )
         theirs.close()
 
@@ -93,11 +99,11 @@ def request(name: str, prompt: list[int], max_tokens: int = 5) -> Request:
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[[str], Child]]:
+def start() -> Iterator[Callable[..., Child]]:
     children: list[Child] = []
 
-    def starting(config: str) -> Child:
-        children.append(Child(config))
+    def starting(config: str, program: str | None = None) -> Child:
+        children.append(Child(config, program))
         return children[-1]
 
     yield starting
@@ -107,7 +113,7 @@ def start() -> Iterator[Callable[[str], Child]]:
         child.process.communicate()
 
 
-def test_the_life_of_an_engine(start: Callable[[str], Child], tiny_model: Callable[[str], Path]) -> None:
+def test_the_life_of_an_engine(start: Callable[..., Child], tiny_model: Callable[[str], Path]) -> None:
     folder = tiny_model("llama")
     child = start(config_of(folder))
     ready = child.read_past_loading()
@@ -145,7 +151,7 @@ def test_the_life_of_an_engine(start: Callable[[str], Child], tiny_model: Callab
 
 
 def test_closing_in_the_middle_of_work_ends_it(
-    start: Callable[[str], Child], tiny_model: Callable[[str], Path]
+    start: Callable[..., Child], tiny_model: Callable[[str], Path]
 ) -> None:
     child = start(config_of(tiny_model("llama")))
     assert isinstance(child.read_past_loading(), Ready)
@@ -155,14 +161,104 @@ def test_closing_in_the_middle_of_work_ends_it(
 
 
 def test_closing_while_it_loads_ends_it(
-    start: Callable[[str], Child], tiny_model: Callable[[str], Path]
+    start: Callable[..., Child], tiny_model: Callable[[str], Path]
 ) -> None:
     child = start(config_of(tiny_model("llama")))
     assert child.close() == 0
 
 
+def planting(code: str) -> str:
+    """A program that runs this code and then is `engine.process`."""
+    return f"import sys, time\n{code}\nfrom engine.process import main\nsys.exit(main(sys.argv))"
+
+
+def test_closing_during_a_download_ends_it(start: Callable[..., Child]) -> None:
+    slow = "import huggingface_hub\nhuggingface_hub.snapshot_download = lambda *a, **k: time.sleep(600)"
+    child = start(config_of("owner/name"), planting(slow))
+    while not (isinstance(report := child.read(), Loading) and report.phase == "downloading owner/name"):
+        assert isinstance(report, Loading)
+    before = time.monotonic()
+    assert child.close() == 0
+    assert time.monotonic() - before < 10
+
+
+def test_closing_during_a_long_step_ends_it(
+    start: Callable[..., Child], tiny_model: Callable[[str], Path]
+) -> None:
+    slow = """
+from engine.scheduler import Scheduler
+def abort(*args):
+    print("in a long step", file=sys.stderr, flush=True)
+    time.sleep(600)
+Scheduler.abort = abort
+"""
+    child = start(config_of(tiny_model("llama")), planting(slow))
+    assert isinstance(child.read_past_loading(), Ready)
+    child.send(Abort(["any"]))
+    assert child.process.stderr is not None
+    while "in a long step" not in child.process.stderr.readline():
+        assert child.process.poll() is None
+    assert child.close() == 0
+
+
+def test_an_exception_in_a_step_is_fatal_in_words(
+    start: Callable[..., Child], tiny_model: Callable[[str], Path]
+) -> None:
+    failing = """
+from engine.runner import Runner
+whole = Runner.forward
+def forward(self, batch):
+    assert len(batch.rows) < 2, "planted"
+    whole(self, batch)
+Runner.forward = forward
+"""
+    child = start(config_of(tiny_model("llama")), planting(failing))
+    assert isinstance(child.read_past_loading(), Ready)
+    child.send(Submit([request("a", [1]), request("b", [1])]))
+    report = child.read()
+    assert isinstance(report, Fatal)
+    assert "internal error" in report.message
+    assert "planted" in report.message
+    assert child.process.wait(timeout=30) == 1
+
+
+def test_a_request_after_the_last_one_was_aborted_has_its_own_blocks(
+    start: Callable[..., Child], tiny_model: Callable[[str], Path]
+) -> None:
+    child = start(config_of(tiny_model("llama")))
+    assert isinstance(child.read_past_loading(), Ready)
+    child.send(Submit([request("alone", [5] * 90, 20)]))
+    alone = child.outputs_until({"alone"})["alone"]
+    for name in ("a", "b", "c"):
+        child.send(Submit([request(name, [7] * 90, 60)]))
+        assert isinstance(child.read(), Step)
+        child.send(Abort([name]))
+        while not (isinstance(step := child.read(), Step) and step.num_running == 0):
+            assert isinstance(step, Step), step
+    child.send(Submit([request("again", [5] * 90, 20)]))
+    again = child.outputs_until({"again"})["again"]
+    assert [o.token_ids for o in again] == [o.token_ids for o in alone]
+
+
+def test_a_partial_frame_does_not_end_the_wait() -> None:
+    ours, theirs = socket.socketpair()
+    frame = encode_frame(Abort(["a"]))
+    with ours, theirs:
+        link = Link(theirs)
+        taken: list[Command] = []
+        waiting = threading.Thread(target=lambda: taken.extend(link.commands(wait=True)))
+        waiting.start()
+        for part in (frame[:2], frame[2:7], frame[7:-1]):
+            ours.sendall(part)
+            waiting.join(0.05)
+            assert waiting.is_alive(), "the wait ended without a command"
+        ours.sendall(frame[-1:])
+        waiting.join(10)
+        assert taken == [Abort(["a"])]
+
+
 def test_two_sides_that_write_before_they_read_do_not_wait_for_each_other(
-    start: Callable[[str], Child], tiny_model: Callable[[str], Path]
+    start: Callable[..., Child], tiny_model: Callable[[str], Path]
 ) -> None:
     """More bytes each way than the socket holds, and we read nothing until all of ours are written."""
     child = start(config_of(tiny_model("llama")))
@@ -183,7 +279,7 @@ def test_two_sides_that_write_before_they_read_do_not_wait_for_each_other(
         ('{"model": "x", "max_num_sequences": 3}', "unknown field `max_num_sequences`"),
     ],
 )
-def test_fatal_says_what_is_wrong(config: str, words: str, start: Callable[[str], Child]) -> None:
+def test_fatal_says_what_is_wrong(config: str, words: str, start: Callable[..., Child]) -> None:
     child = start(config)
     report = child.read_past_loading()
     assert isinstance(report, Fatal)
@@ -192,7 +288,7 @@ def test_fatal_says_what_is_wrong(config: str, words: str, start: Callable[[str]
     assert child.process.wait(timeout=30) == 1
 
 
-def test_a_broken_model_is_fatal_in_words(start: Callable[[str], Child], tmp_path: Path) -> None:
+def test_a_broken_model_is_fatal_in_words(start: Callable[..., Child], tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}')
     report = start(config_of(tmp_path)).read_past_loading()
     assert isinstance(report, Fatal)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kernels.attention import AttentionMetadata, AttentionShape, attention, plan_attention
+from kernels.cpu.attention import QUERY_TILE, CpuPlan
 from kernels.opset import OpSet
 
 
@@ -102,6 +103,14 @@ def test_reference_equals_attention_without_pages(reference: OpSet) -> None:
         )
         torch.testing.assert_close(got[start : start + num_queries], expected[0].transpose(0, 1))
         start += num_queries
+
+
+def test_the_plan_of_a_chunk_far_into_a_context_is_small(cpu: OpSet) -> None:
+    """A bias over the whole context would be 512 · 4 · 16384 floats, 128 MiB."""
+    shape = AttentionShape(8, 2, 4)
+    plan = plan_attention(cpu, make([(512, 16_384)], shape).metadata, shape)
+    assert isinstance(plan, CpuPlan)
+    assert sum(group.bias.numel() for group in plan.groups) < 512 * 4 * 2 * QUERY_TILE
 
 
 def test_long_prompt_is_cut_into_tiles(cpu: OpSet, reference: OpSet, monkeypatch: pytest.MonkeyPatch) -> None:

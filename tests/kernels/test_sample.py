@@ -108,3 +108,10 @@ def test_ends_of_the_unit_interval_draw_tokens_that_are_kept(ops: OpSet) -> None
     logits = torch.tensor([[-torch.inf, 0.0, 1.0, -torch.inf]]).expand(2, -1).contiguous()
     uniforms: Tensor = torch.tensor([0.0, 1 - 2**-24])
     assert sample(ops, logits, uniforms, params(2)).tolist() == [1, 2]
+
+
+def test_a_top_p_that_underflows_keeps_the_most_probable(ops: OpSet) -> None:
+    logits = torch.tensor([[1.0, 3.0, 2.0]])
+    underflown = params(1, top_p=1e-50)  # 0 as a float32
+    for u in (0.0, 0.5, 0.999):
+        assert sample(ops, logits, torch.tensor([u]), underflown).tolist() == [1]
