@@ -17,9 +17,6 @@ from penstock.errors import InvalidJobId
 GROUP: Final = "penstock"
 """The consumer group on every lane."""
 
-RELEASED: Final = "-"
-"""The pseudo-consumer that owns released entries until they are reclaimed."""
-
 DEFAULT_SHARD: Final = "default"
 DEFAULT_LANE: Final = "standard"
 
