@@ -134,12 +134,14 @@ class Output:
         self.tally = Tally()
         if path.exists() and not path.is_file():
             raise UsageError(f"{path} is not a file; a run reads what it wrote, so name a file to write to")
+        self._made = not path.exists()
         try:
             self._file = path.open("a+b")
         except OSError as error:
             raise UsageError(f"{path} can't be written: {error.strerror}") from None
         try:
-            if not locks.take(self._file):
+            # An unlinked file can be locked too: another run removed it, empty, after we had opened it.
+            if not locks.take(self._file) or not os.fstat(self._file.fileno()).st_nlink:
                 raise UsageError(f"another run is writing {path}; wait for it, or name another output")
             self._recover()
         except BaseException:
@@ -168,6 +170,9 @@ class Output:
     ) -> None:
         with self._file:
             self.sync()
+            # A run that never began, for want of a server or a model, leaves nothing behind.
+            if self._made and not self.tally.rows and not state_path(self.path).exists():
+                self.path.unlink(missing_ok=True)
 
     def _recover(self) -> None:
         self._file.seek(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import msgspec
 
 from penstock.client import Client
 from penstock.errors import InvalidJob, JobFailed
-from penstock.keys import JobId, Keys, check_lane
+from penstock.keys import DEFAULT_LANE, JobId, Keys, check_lane
 from penstock.link import Link
 from penstock.messages import (
     Done,
@@ -41,12 +42,12 @@ def run_submit(
     """Send one prompt, and wait for its answer unless told not to."""
     _check_lane(lane)
     job = make_job(_read_prompt(prompt), sampling, chat=chat, stream=reply.stream)
-    return asyncio.run(_submit(find_server(where), job, lane, reply))
+    return asyncio.run(_submit(find_server(where), job, lane, reply, where.flag))
 
 
 def run_status(where: Where, job_id: str) -> int:
     """Print where a job is; the exit status is 1 where nothing will come of it any more."""
-    JobId.parse(job_id)
+    _check_id(job_id)
 
     async def ask(url: str) -> tuple[JobStatus, str | None]:
         async with Client(url) as client:
@@ -61,7 +62,7 @@ def run_status(where: Where, job_id: str) -> int:
 
 def run_cancel(where: Where, job_id: str) -> int:
     """Cancel a job; the exit status is 1 where it had ended already or never was."""
-    JobId.parse(job_id)
+    _check_id(job_id)
 
     async def ask(url: str) -> tuple[bool, JobStatus]:
         async with Client(url) as client:
@@ -85,7 +86,11 @@ def make_job(text: str, sampling: dict[str, Any], *, chat: bool, stream: bool) -
         job = Job(messages=[Message("user", text)], sampling_params=params, stream=stream)
     else:
         job = Job(prompt=text, sampling_params=params, stream=stream)
-    return decode_job(msgspec.json.encode(job))
+    try:
+        return decode_job(msgspec.json.encode(job))
+    except UnicodeEncodeError:
+        # In some locales Python lets bytes that are not UTF-8 through, as lone surrogates.
+        raise UsageError("the prompt, or a text to stop at, is not UTF-8 text") from None
 
 
 def describe(status: JobStatus) -> str:
@@ -113,7 +118,7 @@ def describe(status: JobStatus) -> str:
             return "unknown: this server never gave out this id, or has lost everything since"
 
 
-async def _submit(url: str, job: Job, lane: str, reply: ReplyFlags) -> int:
+async def _submit(url: str, job: Job, lane: str, reply: ReplyFlags, flag: str) -> int:
     async with Client(url) as client:
         job_id = await client.submit(job, lane)
         if not reply.wait:
@@ -129,16 +134,16 @@ async def _submit(url: str, job: Job, lane: str, reply: ReplyFlags) -> int:
                     if isinstance(event, Failed):
                         raise JobFailed(job_id, event.error)
         except TimeoutError:
-            return _goes_on(job_id, f"no answer within {reply.timeout:g} s", 1)
+            return _goes_on(job_id, flag, f"no answer within {reply.timeout:g} s", 1)
         except asyncio.CancelledError:
-            return _goes_on(job_id, "stopped waiting", 130)
+            return _goes_on(job_id, flag, "stopped waiting", 130)
         finally:
             watch.cancel()
     return 0
 
 
-def _goes_on(job_id: str, why: str, status: int) -> int:
-    print(f"penstock: {why}; the job goes on: penstock status {job_id}", file=sys.stderr)
+def _goes_on(job_id: str, flag: str, why: str, status: int) -> int:
+    print(f"penstock: {why}; the job goes on: penstock status{flag} {job_id}", file=sys.stderr)
     return status
 
 
@@ -186,6 +191,14 @@ def _read_prompt(prompt: str | None) -> str:
         return sys.stdin.read().strip()
     except UnicodeDecodeError as error:
         raise UsageError(f"standard input is not UTF-8 text: {error}") from None
+
+
+def _check_id(job_id: str) -> None:
+    if re.fullmatch(r"\d+-\d+", job_id):
+        raise UsageError(
+            f"{job_id} is an entry's id; prefix the lane to make it a job's id, as in {DEFAULT_LANE}.{job_id}"
+        )
+    JobId.parse(job_id)
 
 
 def _check_lane(lane: str) -> None:

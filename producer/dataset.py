@@ -12,7 +12,7 @@ from msgspec import Struct
 from producer.answers import Output, RunState, Tally, check_state, load_state
 from producer.errors import UsageError
 from producer.progress import Progress, open_progress
-from producer.rows import survey
+from producer.rows import read_rows, survey
 from producer.run import Plan, Run
 from producer.serving import (
     Site,
@@ -21,6 +21,7 @@ from producer.serving import (
     first_of,
     model_flags,
     open_site,
+    refuse_other_model,
     require_suitable,
     until_ready,
 )
@@ -80,11 +81,18 @@ def answer_dataset(plan: Plan, where: Where, model: str | None, progress: Progre
         check_state(state, output, found.fingerprint, plan.lane)
         state = state or RunState(input=found.fingerprint, batch="", lane=plan.lane)
         if state.finished:
-            return Outcome(True, output.tally, found.lines, was_finished=True)
+            missing = sum(number not in output.rows for number, _ in read_rows(plan.input))
+            if not missing:
+                return Outcome(True, output.tally, found.lines, was_finished=True)
+            progress.say(
+                f"this run was finished, but {plan.output} lacks {missing:,} rows; they are asked again"
+            )
+            # The batch was deleted at the end; the rows need one of their own.
+            state = RunState(input=found.fingerprint, batch="", lane=plan.lane)
         flags = None if where.redis is not None else model_flags(model)
         with progress, open_site(where, flags, progress.say, share=True, log="consumer.log") as site:
             run = Run(plan, site.url, output, state, found.lines, progress)
-            finished, seconds = asyncio.run(_drive(run, site, progress))
+            finished, seconds = asyncio.run(_drive(run, site, progress, model))
         return Outcome(finished, output.tally, found.lines, seconds=seconds)
 
 
@@ -93,9 +101,11 @@ def _same_file(one: Path, other: Path) -> bool:
     return one.exists() and other.exists() and one.samefile(other)
 
 
-async def _drive(run: Run, site: Site, progress: Progress) -> tuple[bool, float]:
+async def _drive(run: Run, site: Site, progress: Progress, model: str | None) -> tuple[bool, float]:
     """Run to the end, or until asked to stop; whether the end was reached, and in how many seconds."""
     await require_suitable(site.url, progress.say)
+    if model:
+        await refuse_other_model(site.url, model)
     began = time.monotonic()
     with Stop().listening() as stop:
         async with consumer_beside(site, stop, progress.say) as consumer:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from producer import locks
 from producer.answers import Answer, load_state, read_answers, state_path
 from producer.dataset import INTERRUPTED, Outcome, answer_dataset
 from producer.errors import UsageError
@@ -27,6 +28,14 @@ def run_demo(folder: Path) -> int:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise UsageError(f"{folder} can't be made: {error.strerror}") from None
+    # Held to this process's end: a second demo would remove the output that the first one has just made.
+    if (lock := locks.open_locked(folder / "demo.lock")) is None:
+        raise UsageError(f"another demo runs in {folder}; wait for it, or name another folder with --data")
+    with lock:
+        return _run(folder, questions, output)
+
+
+def _run(folder: Path, questions: Path, output: Path) -> int:
     _begin_anew(questions, output)
     progress = open_progress()
     progress.say(f"{survey(questions).lines} questions from {short(questions)}, through a server in {folder}")

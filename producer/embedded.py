@@ -24,7 +24,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final, cast
 
 from producer import locks
 from producer.errors import EmbeddedServerError
@@ -273,6 +273,11 @@ def _open_port(folder: Path, port: int) -> None:
     from redis import exceptions
 
     with _connect(folder) as redis:
+        taken = int(cast("dict[str, str]", redis.config_get("port"))["port"])
+        if taken not in (0, port):
+            raise EmbeddedServerError(
+                f"the server can't listen on port {port}: it already listens on {taken}, which others may use"
+            )
         try:
             redis.execute_command("CONFIG", "SET", "bind", "127.0.0.1", "port", str(port))
         except exceptions.ResponseError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Final
@@ -112,6 +113,9 @@ def _bad(number: int, line: bytes, why: str, kind: str = "invalid_job") -> BadRo
 
 def _open(path: Path) -> IO[bytes]:
     try:
+        # Looked at before it is opened: opening a FIFO waits for a writer, and reading one takes its rows.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UsageError(f"{path} is not a regular file; a run reads its input twice, so save it to one")
         return path.open("rb", buffering=_CHUNK)
     except OSError as error:
         raise UsageError(f"{path} can't be read: {error.strerror}") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Container, Coroutine, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +15,7 @@ from penstock.errors import ServerError
 from penstock.installed import refuse_clash
 from penstock.keys import Keys
 from penstock.link import Link
+from penstock.messages import Heartbeat
 from penstock.presence import alive_consumers
 from penstock.server import check_server
 from producer.consumer_process import Supervisor, any_alive, command, take_slot
@@ -35,6 +36,8 @@ class Site:
         self.url = url
         self.server = server
         self.supervisor = supervisor
+        self.own = ""
+        """How the name of its consumer begins, where that is known."""
 
 
 @contextmanager
@@ -67,7 +70,10 @@ def open_site(
             try:
                 flags = consumer if "--name" in consumer else ("--name", slot.name, *consumer)
                 place = server.folder / log if log is not None else None
-                yield Site(server.url, server, Supervisor(command(server.url, flags), say, slot, place))
+                site = Site(server.url, server, Supervisor(command(server.url, flags), say, slot, place))
+                named = any(flag.split("=")[0] == "--name" for flag in consumer)
+                site.own = "" if named else f"{slot.name}."
+                yield site
             finally:
                 slot.close()
 
@@ -148,14 +154,44 @@ async def require_suitable(url: str, say: Say) -> str:
     return f"{report.kind.capitalize()} {report.version}"
 
 
-async def until_ready(url: str) -> str:
-    """Wait until a consumer is ready; its model."""
+async def refuse_other_model(url: str, model: str) -> None:
+    """Make sure that rows meant for a model are not answered by another.
+
+    Raises:
+        UsageError: a consumer that is alive serves another model.
+    """
+    name = _name_of(model)
+    for consumer, beat in (await consumers_of(url)).items():
+        if beat.model != name:
+            raise UsageError(
+                f"--model is {name}, and consumer {consumer} serves {beat.model} on this server; "
+                "leave --model out to use that, or name another server or data folder"
+            )
+
+
+def _name_of(model: str) -> str:
+    """The model's name as consumers say it in their heartbeats."""
+    folder = Path(model).expanduser()
+    return folder.resolve().name if folder.is_dir() else model
+
+
+async def consumers_of(url: str) -> dict[str, Heartbeat]:
+    """The consumers that are alive on a server."""
+    link = Link(url)
+    try:
+        return await alive_consumers(link, Keys())
+    finally:
+        await link.aclose()
+
+
+async def until_ready(url: str, own: str = "", earlier: Container[str] = ()) -> str:
+    """Wait until a consumer is ready, named with `own` first and not among the `earlier`; its model."""
     link = Link(url)
     try:
         while True:
             with suppress(ServerError):
-                for beat in (await alive_consumers(link, Keys())).values():
-                    if beat.phase == "ready":
+                for name, beat in (await alive_consumers(link, Keys())).items():
+                    if beat.phase == "ready" and name.startswith(own) and name not in earlier:
                         return beat.model
             await asyncio.sleep(0.2)
     finally:

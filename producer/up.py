@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from producer.serving import (
     Site,
     Stop,
     consumer_beside,
+    consumers_of,
     first_of,
     model_flags,
     open_site,
@@ -30,6 +31,8 @@ def run_up(where: Where, model: str | None, flags: Sequence[str], port: int | No
     """Serve until Ctrl-C; 0 where the consumer drained in order."""
     if where.redis is not None and port is not None:
         raise UsageError("--port is for the embedded server, and --redis names another")
+    if port is not None and not 1 <= port <= 65535:
+        raise UsageError(f"--port is {port}; it must be 1 to 65535")
     with open_site(where, (*model_flags(model), *flags), say) as site:
         if site.server is not None and port is not None:
             site.server.open_port(port)
@@ -58,10 +61,12 @@ def say(words: str) -> None:
 async def _serve(site: Site, where: Where, port: int | None) -> int:
     kind = await require_suitable(site.url, say)
     _introduce(site, where, kind, port)
+    # A predecessor of the same name that was killed looks ready for some seconds more.
+    earlier = await consumers_of(site.url)
     with Stop().listening() as stop:
         async with consumer_beside(site, stop, say) as consumer:
             assert consumer is not None
-            announcing = asyncio.create_task(_announce(site, where))
+            announcing = asyncio.create_task(_announce(site, where, earlier))
             try:
                 await first_of(consumer, stop.asked.wait())
             finally:
@@ -69,7 +74,7 @@ async def _serve(site: Site, where: Where, port: int | None) -> int:
             say("draining: running jobs are finished or handed back; Ctrl-C again ends at once")
         status = consumer.result()
     say("stopped; what was queued is kept" if status == 0 else "stopped at once; what ran will be run again")
-    return int(status != 0)
+    return 130 if stop.insisted.is_set() else int(status != 0)
 
 
 def _introduce(site: Site, where: Where, kind: str, port: int | None) -> None:
@@ -82,11 +87,10 @@ def _introduce(site: Site, where: Where, kind: str, port: int | None) -> None:
     say("consumer starting; loading its model")
 
 
-async def _announce(site: Site, where: Where) -> None:
-    model = await until_ready(site.url)
+async def _announce(site: Site, where: Where, earlier: Container[str]) -> None:
+    model = await until_ready(site.url, site.own, earlier)
     say(f"ready    model {short(Path(model)) if model.startswith('/') else model}")
-    flag = f" --redis {where.redis}" if where.redis else f" --data {where.data}" if where.data else ""
-    say(f'try      penstock submit{flag} "What is 12 + 30?"')
+    say(f'try      penstock submit{where.flag} "What is 12 + 30?"')
 
 
 def _exec(words: list[str]) -> None:

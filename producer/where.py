@@ -6,7 +6,9 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import Final
+from urllib.parse import urlsplit
 
 from msgspec import Struct
 
@@ -27,6 +29,18 @@ class Where(Struct, frozen=True):
             raise UsageError("a server is named (--redis or PENSTOCK_REDIS) and a data folder too; use one")
         if self.redis is not None and not self.redis.startswith(_SCHEMES):
             raise UsageError(f"{self.redis!r} is not a server's URL; one looks like redis://localhost:6379")
+        if self.redis is not None:
+            try:
+                _ = urlsplit(self.redis).port
+            except ValueError as error:
+                raise UsageError(f"{self.redis!r} is not a server's URL: {error}") from None
+
+    @property
+    def flag(self) -> str:
+        """The flag that names the same server again, for a command that a message proposes."""
+        if self.redis is not None:
+            return f" --redis {quote(self.redis)}"
+        return f" --data {quote(str(self.data))}" if self.data is not None else ""
 
     @property
     def folder(self) -> Path:

@@ -144,16 +144,18 @@ def test_flags_become_fields(program: Program, server: Server, redis_url: str) -
 def test_submit_says_what_it_waits_for_and_that_the_job_goes_on(program: Program, redis_url: str) -> None:
     result = program.run("submit", "hello", "--timeout", "2.5", "--redis", redis_url)
     assert result.status == 1
+    flag = f" --redis {redis_url}"
     waiting, end = result.err.splitlines()
     assert waiting.startswith("waiting: no consumer is alive")
-    assert end.startswith("penstock: no answer within 2.5 s; the job goes on: penstock status standard.")
+    goes_on = f"penstock: no answer within 2.5 s; the job goes on: penstock status{flag} standard."
+    assert end.startswith(goes_on)
     running = program.start("submit", "hello", "--redis", redis_url)
     assert running.stderr is not None
     running.stderr.readline()
     running.send_signal(signal.SIGINT)
     _, err = running.communicate(timeout=10)
     assert running.returncode == 130
-    assert err.startswith("penstock: stopped waiting; the job goes on: penstock status standard.")
+    assert err.startswith(f"penstock: stopped waiting; the job goes on: penstock status{flag} standard.")
 
 
 class Up:
@@ -203,7 +205,7 @@ def test_a_second_ctrl_c_insists(program: Program) -> None:
     up.process.send_signal(signal.SIGINT)
     up.until_said("draining: ")
     assert consumer.is_running()
-    assert up.stop() == 1
+    assert up.stop() == 130
     assert "stopped at once; what ran will be run again" in up.said[-1]
     assert not consumer.is_running()
     assert servers(program.data) == []
@@ -256,6 +258,12 @@ def test_up_with_a_port_takes_a_raw_xadd(program: Program) -> None:
         entry = redis.xadd("penstock:{default}:jobs:standard", {"job": '{"prompt": "raw"}'})
     with SyncClient(f"redis://127.0.0.1:{port}") as client:
         assert client.result(f"standard.{entry}", timeout=10).text == "RAW"
+    refused = program.run("up", "--port", port % 65535 + 1)
+    assert refused.status == 1
+    assert f"it already listens on {port}" in refused.err
+    assert "Traceback" not in refused.err
+    with Redis(port=port) as redis:
+        assert redis.ping()
     assert up.stop() == 0
 
 
@@ -297,3 +305,36 @@ def test_doctor_says_how_to_get_what_is_missing(program: Program, monkeypatch: p
     assert result.status == 1
     assert "no-such-distribution missing: pip install 'penstock[engine]'" in result.out
     assert "Something keeps `penstock up` from working here." in result.out
+
+
+@pytest.mark.parametrize("port", [0, -1, 99999])
+def test_a_port_out_of_range_is_refused(program: Program, port: int) -> None:
+    refused = program.call("up", f"--port={port}")
+    assert refused.status == 1
+    assert refused.err == f"penstock: --port is {port}; it must be 1 to 65535\n"
+    assert not program.data.exists()
+
+
+def test_up_is_ready_when_its_own_consumer_is(program: Program) -> None:
+    up = Up(program)
+    result = program.run("up", "--no-such-flag", "1")
+    assert result.status == 1, result
+    assert "the consumer ended with status 2" in result.err
+    assert "ready " not in result.err
+    assert up.stop() == 0
+
+
+def test_what_is_no_text_and_no_url_is_told_without_a_traceback(program: Program, redis_url: str) -> None:
+    for arguments, words in [
+        (("submit", "\udcff\udcfe", "--redis", redis_url), "is not UTF-8 text"),
+        (("submit", "a", "--redis", "redis://127.0.0.1:abc"), "is not a server's URL: "),
+    ]:
+        result = program.call(*arguments)
+        assert result.status == 1
+        assert words in result.err
+        assert len(result.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("verb", ["status", "cancel"])
+def test_an_entry_id_gets_a_hint(program: Program, verb: str) -> None:
+    assert "as in standard.1795000000000-0" in program.call(verb, "1795000000000-0").err

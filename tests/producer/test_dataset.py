@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -180,16 +181,69 @@ def test_an_output_of_something_else_is_refused(program: Program, redis_url: str
 
 def test_usage_errors_are_one_line(program: Program) -> None:
     rows = write_rows(program.folder / "in.jsonl", prompts(1))
+    out = program.folder / "out.jsonl"
     for arguments, words in [
-        (("run", "none.jsonl", "-o", "o"), "none.jsonl can't be read"),
+        (("run", "none.jsonl", "-o", out), "none.jsonl can't be read"),
         (("run", rows, "-o", rows), "is the input; name another output"),
         (("run", rows, "-o", "no/folder/out"), "can't be written"),
-        (("run", rows, "-o", "o", "--window", "0"), "--window is 0; it must be 1 or more"),
-        (("run", rows, "-o", "o", "--redis", "localhost"), "'localhost' is not a server's URL"),
-        (("run", rows, "-o", "o", "--redis", "redis://127.0.0.1:1"), "the server was not checked"),
-        (("run", rows, "-o", "o", "--model", "./none"), "is not a model's folder"),
+        (("run", rows, "-o", out, "--window", "0"), "--window is 0; it must be 1 or more"),
+        (("run", rows, "-o", out, "--redis", "localhost"), "'localhost' is not a server's URL"),
+        (("run", rows, "-o", out, "--redis", "redis://127.0.0.1:1"), "the server was not checked"),
+        (("run", rows, "-o", out, "--model", "./none"), "is not a model's folder"),
     ]:
         result = program.call(*arguments)
         assert result.status == 1, result
         assert words in result.err
         assert len(result.err.splitlines()) == 1, result.err
+        assert sorted(path.name for path in program.folder.glob("*.jsonl*")) == ["in.jsonl"]
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder", "device"])
+def test_an_input_that_is_no_file_is_refused_unopened(program: Program, kind: str) -> None:
+    path = program.folder / "in"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path = Path("/dev/null")
+    refused = program.run("run", path, "-o", "out.jsonl")
+    assert refused.status == 1, refused
+    assert "is not a regular file" in refused.err
+    assert len(refused.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("device", ["/dev/null", "/dev/full"])
+def test_an_output_that_is_no_file_is_refused(program: Program, device: str) -> None:
+    rows = write_rows(program.folder / "in.jsonl", prompts(1))
+    refused = program.call("run", rows, "-o", device)
+    assert refused.status == 1, refused
+    assert "is not a file" in refused.err
+    assert len(refused.err.splitlines()) == 1
+
+
+def test_rows_removed_from_a_finished_output_are_asked_again(program: Program) -> None:
+    rows = write_rows(program.folder / "in.jsonl", [*prompts(5), ""])
+    out = program.folder / "out.jsonl"
+    assert program.run("run", rows, "-o", out).status == 0
+    out.write_bytes(b"".join(out.read_bytes().splitlines(keepends=True)[:2]))
+    again = program.run("run", rows, "-o", out)
+    assert again.status == 0, again
+    assert "lacks 3 rows" in again.err
+    assert_whole(out, 5)
+    out.unlink()
+    assert "lacks 5 rows" in program.run("run", rows, "-o", out).err
+    assert_whole(out, 5)
+    assert "was finished already: 5 rows" in program.run("run", rows, "-o", out).err
+
+
+def test_a_consumer_of_another_model_is_refused(program: Program, redis_url: str) -> None:
+    program.stand_in(redis_url)
+    where = ("--redis", redis_url)
+    rows = write_rows(program.folder / "in.jsonl", prompts(1))
+    assert program.run("submit", "up", *where).status == 0
+    refused = program.run("run", rows, "-o", "out.jsonl", *where, "--model", "other")
+    assert refused.status == 1, refused
+    assert "--model is other, and consumer stand-in." in refused.err
+    assert not (program.folder / "out.jsonl").exists()
+    assert program.run("run", rows, "-o", "out.jsonl", *where).status == 0

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from producer import demo
+from producer import demo, locks
 from producer.demo import run_demo
-from tests.producer.conftest import STAND_IN, servers, write_rows
+from tests.producer.conftest import STAND_IN, Program, servers, write_rows
 
 
 @pytest.fixture
@@ -63,3 +63,15 @@ def test_a_second_demo_begins_anew(
         assert run_demo(folder) == 0
         assert "60 of 60 right" in capsys.readouterr().out
     assert (folder / "answers.jsonl").read_bytes().count(b"\n") == 60
+
+
+def test_a_demo_beside_another_is_told_to_wait(program: Program) -> None:
+    folder = program.folder / "demo"
+    folder.mkdir()
+    lock = locks.open_locked(folder / "demo.lock")
+    assert lock is not None
+    with lock:
+        refused = program.call("demo", "--data", folder)
+    assert refused.status == 1
+    assert "another demo runs in" in refused.err
+    assert "name another output" not in refused.err
