@@ -35,7 +35,8 @@ def expected_text(prompt: str, num_tokens: int) -> str:
 
 
 def short(prompt: str, num_tokens: int = 5, **fields: object) -> Job:
-    return Job(prompt=prompt, sampling_params=SamplingParams(max_tokens=num_tokens), **fields)  # type: ignore[arg-type]
+    params = SamplingParams(max_tokens=num_tokens)
+    return Job(prompt=prompt, sampling_params=params, **fields)  # type: ignore[arg-type] - any field of Job
 
 
 async def events_of(redis: Redis, job_id: str) -> list[tuple[str, object]]:

@@ -302,7 +302,7 @@ def test_bad_jobs_are_refused_in_words(data: bytes, words: str) -> None:
         lambda: encode_job(Job(prompt="x", sampling_params=SamplingParams(seed=2**64))),
         lambda: encode_job(Job(prompt="\ud800")),
         lambda: encode_job(Job(prompt="x", chat_template_kwargs={"a": object()})),
-        lambda: encode_job(Job(prompt=5)),  # type: ignore[arg-type]
+        lambda: encode_job(Job(prompt=5)),  # type: ignore[arg-type] - the wrong type is the test
     ],
 )
 def test_bad_jobs_made_in_python_are_refused_before_sending(make: Any) -> None:

@@ -8,7 +8,7 @@ import pytest
 from redis.asyncio import Redis
 
 from penstock import ServerReport, ServerUnavailable, ServerUnsuitable, check_server
-from penstock.server import Finding, Severity, _check_role, _check_version, _identity  # pyright: ignore
+from penstock.server import Finding, Severity, _check_role, _check_version, _identity  # pyright: ignore - its rules
 from tests.conftest import Server
 
 MakeServer = Callable[..., Server]

@@ -75,7 +75,7 @@ def test_other_processes_attach(folder: Path) -> None:
     with one, two:
         assert one.stdout is not None
         assert two.stdout is not None
-        started = sorted(int(process.stdout.readline()) for process in (one, two))  # type: ignore[union-attr]
+        started = sorted(int(process.stdout.readline()) for process in (one, two))  # type: ignore[union-attr] - a pipe
         assert started == [0, 1]
         one.communicate("\n")
         assert len(servers(folder)) == 1
