@@ -22,12 +22,17 @@ class Submit(Struct, frozen=True, tag=True):
     """Requests to admit, in order."""
 
     requests: list[Request]
+    last: bool = False
+    """Whether the queue held no more when these were claimed: the backlog ends, and long ones start first."""
 
 
 class Abort(Struct, frozen=True, tag=True):
     """Requests to drop. Unknown and finished ids are ignored; output after an abort may still arrive."""
 
-    request_ids: list[str]
+    request_ids: list[str] = []
+    """Dropped with all their samples."""
+    samples: list[tuple[str, int]] = []
+    """Request id and sample index: only that sample is dropped."""
 
 
 class Loading(Struct, frozen=True, tag=True):
@@ -62,6 +67,10 @@ class Step(Struct, frozen=True, tag=True, kw_only=True):
     num_free_blocks: int
     num_preemptions: int
     """Since start."""
+    num_prompt_tokens: int = 0
+    """Of sequences that started, since start."""
+    num_cached_tokens: int = 0
+    """How many of them were found in the prefix cache."""
 
 
 class Fatal(Struct, frozen=True, tag=True):

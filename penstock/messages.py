@@ -34,6 +34,58 @@ BATCH_ID_PATTERN: Final = r"^[A-Za-z0-9_-]{1,64}$(?!\n)"  # to Python, `$` also 
 BatchId = Annotated[str, Meta(pattern=BATCH_ID_PATTERN)]
 RowNumber = Annotated[int, Meta(ge=0, le=2**53 - 1)]  # scripts count in doubles
 StopString = Annotated[str, Meta(min_length=1, max_length=1024)]
+MAX_LOGPROBS: Final = 20
+MAX_SAMPLES: Final = 128
+FinishReason = Literal["stop", "length", "repetition"]
+
+
+class StructuredOutputs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What the output must be. Exactly one of these is given; field names are vLLM's."""
+
+    json: dict[str, Any] | bool | None = None
+    """A JSON schema. Finished output is parsed and validated against it, too."""
+    json_object: Literal[True] | None = None
+    """Any JSON object."""
+    regex: Annotated[str, Meta(min_length=1)] | None = None
+    """A regular expression that the whole output matches."""
+    choice: Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1)] | None = None
+    """The output is one of these."""
+    grammar: Annotated[str, Meta(min_length=1)] | None = None
+    """A Lark grammar, as llguidance reads it."""
+
+    def __post_init__(self) -> None:
+        given = [name for name in self.__struct_fields__ if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = "none is given" if not given else f"{' and '.join(f'`{n}`' for n in given)} are given"
+            names = ", ".join(f"`{name}`" for name in self.__struct_fields__)
+            raise InvalidJob(f"`structured_outputs` has exactly one of {names}; {found}")
+
+
+class RepetitionDetection(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Ends an output that repeats itself, with finish reason `repetition`. Field names are vLLM's."""
+
+    max_pattern_size: Annotated[int, Meta(ge=1, le=1024)]
+    """Longest repeated stretch to look for, in tokens."""
+    min_pattern_size: Annotated[int, Meta(ge=1, le=1024)] = 1
+    min_count: Annotated[int, Meta(ge=2, le=1024)] = 2
+    """How many times in a row a stretch must be there."""
+
+    def __post_init__(self) -> None:
+        if self.min_pattern_size > self.max_pattern_size:
+            raise InvalidJob(
+                f"`min_pattern_size` is {self.min_pattern_size}; it must be at most `max_pattern_size` "
+                f"({self.max_pattern_size})"
+            )
+
+
+_FLOATS: Final = (
+    "temperature",
+    "top_p",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+)
 
 
 class SamplingParams(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -43,8 +95,12 @@ class SamplingParams(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     field's description names. A model whose generation config says `do_sample: false` is greedy.
     """
 
+    n: Annotated[int, Meta(ge=1, le=MAX_SAMPLES)] = 1
+    """Outputs to generate from the prompt, which is computed once."""
     max_tokens: Annotated[int, Meta(ge=1)] | None = None
     """Tokens to generate; by default as many as the model's window holds."""
+    min_tokens: Annotated[int, Meta(ge=0)] = 0
+    """No end token, stop token or stop string ends the output before it has this many tokens."""
     temperature: Annotated[float, Meta(ge=0.0, le=100.0)] | None = None
     """0 is greedy; the neutral value is 1."""
     top_p: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
@@ -55,15 +111,42 @@ class SamplingParams(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Drop tokens under min_p times the likeliest; the neutral value is 0."""
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     """By default derived from the job id."""
+    presence_penalty: Annotated[float, Meta(ge=-2.0, le=2.0)] = 0.0
+    """Subtracted from the logit of every token that the output has."""
+    frequency_penalty: Annotated[float, Meta(ge=-2.0, le=2.0)] = 0.0
+    """Subtracted as many times as the output has the token."""
+    repetition_penalty: Annotated[float, Meta(gt=0.0, le=100.0)] | None = None
+    """Divides the positive logits of tokens that prompt or output have, multiplies the negative ones; the
+    neutral value is 1."""
+    logit_bias: Annotated[dict[TokenId, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=1024)] = {}
+    """Added to the logits of these tokens; a token id is written as a string, as JSON's keys are."""
+    allowed_token_ids: Annotated[list[TokenId], Meta(min_length=1)] | None = None
+    """Nothing else is sampled."""
+    bad_words: Annotated[list[StopString], Meta(max_length=MAX_STOP_STRINGS)] = []
+    """Words whose tokens the output never contains in a row."""
+    logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
+    """Give the log-probability of every output token, and those of this many most likely tokens."""
+    prompt_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
+    """The same for the prompt's tokens, from the second on."""
     stop: StopString | Annotated[list[StopString], Meta(max_length=MAX_STOP_STRINGS)] = []
     """The text ends before the first of these that appears."""
     stop_token_ids: Annotated[list[TokenId], Meta(max_length=MAX_STOP_TOKEN_IDS)] = []
     """Generation ends at any of these tokens."""
+    include_stop_str_in_output: bool = False
+    """Leave the stop string, or the stop token's text, in the text."""
     ignore_eos: bool = False
+    skip_special_tokens: bool = True
+    """Leave special tokens out of the text."""
+    structured_outputs: StructuredOutputs | None = None
+    repetition_detection: RepetitionDetection | None = None
 
     def __post_init__(self) -> None:
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise InvalidJob(
+                f"`min_tokens` is {self.min_tokens}; it must be at most `max_tokens` ({self.max_tokens})"
+            )
         # JSON has no NaN and msgspec would write one as null, which reads as "not given".
-        for name in ("temperature", "top_p", "min_p"):
+        for name in _FLOATS:
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):
                 raise InvalidJob(f"`{name}` is {value}; it must be a finite number")
@@ -72,6 +155,15 @@ class SamplingParams(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def stop_strings(self) -> list[str]:
         """`stop` as a list, whichever way it was given."""
         return [self.stop] if isinstance(self.stop, str) else self.stop
+
+
+class PoolingParams(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How an `embed` job's vector is made of the prompt's last hidden states."""
+
+    pooling: Literal["last", "mean"] = "last"
+    """That of the last token, or the mean of all."""
+    normalize: bool = True
+    """Scale the vector to length 1."""
 
 
 class TextPart(Struct, frozen=True, forbid_unknown_fields=True):
@@ -95,7 +187,10 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_de
     prompt: str | None = None
     messages: Annotated[list[Message], Meta(max_length=4096)] | None = None
     prompt_token_ids: list[TokenId] | None = None
+    kind: Literal["generate", "score", "embed"] = "generate"
+    """`score`: the log-likelihood of the prompt, nothing is generated. `embed`: a vector for the prompt."""
     sampling_params: SamplingParams = SamplingParams()
+    pooling_params: PoolingParams = PoolingParams()
     stream: bool = False
     """Publish `tokens` events while the job runs."""
     model: str | None = None
@@ -125,15 +220,46 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_de
             raise InvalidJob(f"`{given[0]}` is empty; a job needs at least one character, message or token")
 
 
+class TopLogprob(Struct, frozen=True, kw_only=True):
+    """One of the most likely tokens at a position."""
+
+    token_id: int
+    token: str
+    """The token's text, decoded alone: U+FFFD where it is part of a character."""
+    logprob: float
+    """Natural logarithm of its probability, before penalties, temperature and filters."""
+
+
+class TokenLogprob(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The token that is there, and the most likely ones that could have been."""
+
+    token_id: int
+    token: str
+    logprob: float
+    rank: int
+    """1 where no token was more likely."""
+    top_logprobs: list[TopLogprob] = []
+    """Most likely first."""
+
+
 class Completion(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One finished sample of a job."""
 
     text: str
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason
     index: int = 0
     stop_reason: str | int | None = None
     """The stop string or stop token id that ended it, if one did."""
     token_ids: list[int] | None = None
+    logprobs: list[TokenLogprob] | None = None
+
+
+class Score(Struct, frozen=True, kw_only=True):
+    """How likely the prompt's tokens from the second on are, each given those before it."""
+
+    logprob: float
+    """Sum over the tokens: the natural logarithm of the text's likelihood given its first token."""
+    tokens: list[TokenLogprob]
 
 
 class Usage(Struct, frozen=True, kw_only=True):
@@ -141,6 +267,8 @@ class Usage(Struct, frozen=True, kw_only=True):
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
+    """Of the prompt's tokens: how many the prefix cache had."""
 
 
 class Error(Struct, frozen=True, kw_only=True):
@@ -158,6 +286,7 @@ ERROR_TYPES: Final = {
     "model_not_served": "the job names a model that this queue does not serve",
     "cancelled": "the job was cancelled",
     "engine_error": "the engine failed on this job",
+    "invalid_output": "a finished output is not what `structured_outputs` asked for",
 }
 
 
@@ -171,14 +300,23 @@ class Tokens(Struct, frozen=True, kw_only=True, tag="tokens", tag_field="type", 
     sample: int = 0
     fingerprint: str = ""
     """Model and precision that made these tokens."""
+    logprobs: list[TokenLogprob] | None = None
+    """One for each of `token_ids`, where the job asks for them."""
 
 
 class Done(Struct, frozen=True, kw_only=True, tag="done", tag_field="type", omit_defaults=True):
     """Terminal event of a job that ran to its end."""
 
     outputs: list[Completion]
+    """One per sample, in order; none for the other kinds of job."""
     usage: Usage
     model: str
+    score: Score | None = None
+    """`score` jobs only."""
+    embedding: list[float] | None = None
+    """`embed` jobs only."""
+    prompt_logprobs: list[TokenLogprob] | None = None
+    """Of the prompt's tokens from the second on, where asked for."""
     fingerprint: str = ""
     custom_id: str | None = None
 
@@ -211,6 +349,8 @@ class Heartbeat(Struct, frozen=True, kw_only=True):
     """Time to the next one; a consumer silent for three intervals is taken for dead."""
     max_num_seqs: int = 0
     num_running: int = 0
+    defaults: dict[str, float] = {}
+    """Sampling parameters that the model's generation_config.json sets where a job does not."""
 
     def alive(self, now_ms: int) -> bool:
         """Whether the consumer is to be counted on at server time `now_ms`."""
