@@ -12,11 +12,12 @@ import torch
 
 from engine.batch import Batch
 from engine.config import EngineConfig
-from engine.engine import Engine, check_ranges, num_threads
+from engine.engine import Engine
+from engine.loading import check_ranges, num_threads
 from engine.errors import ConfigError, ModelError
 from engine.request import Output, Request, RequestParams
 from engine.runner import Runner
-from tests.engine.run import engine_of, greedy, run, tokens_of
+from tests.engine.run import engine_of, greedy, resumed, run, tokens_of
 from tests.engine.tiny_models import VOCAB_SIZE, WINDOW, random_prompts
 
 
@@ -27,7 +28,7 @@ def engine(tiny_model: Callable[[str], Path]) -> Engine:
 
 def one(engine: Engine, prompt: list[int], params: RequestParams, output: list[int] | None = None) -> Output:
     """The outputs of a request alone, as one."""
-    request = Request(request_id="one", prompt_token_ids=prompt, params=params, output_token_ids=output or [])
+    request = Request(request_id="one", prompt_token_ids=prompt, params=params, samples=resumed(output or []))
     outputs = run(engine, [request])["one"]
     return Output(
         request_id="one",
