@@ -101,9 +101,7 @@ class RunningSet:
         """A sequence is finished or aborted: `free_ended` lets it go when nothing in flight uses it."""
         seq.ended = True
         seq.decodes_until = 0
-        del seq.family.live[seq.index]
-        if seq.family.leader is seq:
-            seq.family.elect()
+        seq.family.forget(seq)
         if seq.row == NO_ROW:
             self._waiting.remove(seq)
         else:
@@ -147,7 +145,7 @@ class RunningSet:
             index = seq.num_computed_tokens // size
             assert index == len(table) or not self._blocks.is_shared(table[index]), "shared, but written to"
             assert seq.decodes_until <= len(table) * size
-            assert seq.num_kept_blocks * size <= seq.num_computed_tokens
+            assert seq.num_kept_blocks * size <= seq.num_retired_tokens
 
     def _run(self, step: StepBuilder, seq: Sequence, num_tokens: int) -> None:
         had_prompt = seq.prompt_step != NO_STEP

@@ -7,23 +7,22 @@ starts again later, from its prompt and what it has generated.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
 
 from msgspec import Struct
 
 from engine.admission import Admission, Start
-from engine.batch import NOTHING_ALLOWED, Batch, StepResult
+from engine.batch import Batch, StepResult
 from engine.blocks import BlockManager
 from engine.constraint import Constraint, ConstraintViolated
-from engine.endings import ending_of, ending_of_resumed
-from engine.request import ErrorType, Output, Request, TokenLogprobs, refusal
+from engine.endings import ending_of_resumed
+from engine.request import Output, Request, refusal
+from engine.retirement import Retirement
 from engine.running import RunningSet
 from engine.sequence import NO_ROW, NOT_STARTED, Family, Sequence
 from engine.step import StepBuilder
 from engine.waiting import WaitingQueue
 
-NOT_FINITE = "the model's logits are not finite"
 _LOOKAHEAD = 4
 """Waiting sequences to look at, in rows."""
 
@@ -60,6 +59,7 @@ class Scheduler:
         self._admission = Admission(blocks)
         self._waiting = WaitingQueue(_LOOKAHEAD * limits.max_num_seqs)
         self._running = RunningSet(limits.max_num_seqs, blocks, self._admission, self._waiting)
+        self._retirement = Retirement(self._running, self._families)
         self._num_steps = 0
         self._num_free_at_look = 0
         """Free blocks when admission last found that nothing could start."""
@@ -121,7 +121,7 @@ class Scheduler:
         family = self._families.get(request_id)
         if family is None:
             return False
-        self._end_all(family)
+        self._retirement.end_all(family)
         self._running.free_ended()
         return True
 
@@ -131,7 +131,7 @@ class Scheduler:
         seq = family.live.get(index) if family is not None else None
         if seq is None:
             return False
-        self._end(seq)
+        self._retirement.end(seq)
         self._running.free_ended()
         return True
 
@@ -172,40 +172,8 @@ class Scheduler:
         return step.finish(retired)
 
     def update(self, batch: Batch, result: StepResult) -> list[Output]:
-        """Retires a step."""
-        assert len(result.token_ids) == len(batch.sampled_rows)
-        rows = self._running.rows
-        for row, count in zip(batch.rows, batch.num_scheduled_tokens, strict=True):
-            seq = rows[row]
-            assert seq is not None, "a step ran a row that nothing owns"
-            seq.num_in_flight -= 1
-            seq.num_retired_tokens += count
-            if seq.num_retired_tokens >= seq.keeps_at:
-                self._running.keep_blocks(seq)
-        outputs: list[Output] = []
-        for row, logprobs in result.prompt_logprobs.items():
-            self._gather(row, logprobs, outputs)
-        for row, token_id in zip(batch.sampled_rows, result.token_ids, strict=True):
-            seq = rows[row]
-            assert seq is not None
-            if seq.ended:  # aborted, or ended by the step before: this token is one too many
-                continue
-            token_ids = seq.token_ids
-            if (
-                seq.is_plain
-                and token_id >= 0
-                and token_id not in seq.end_ids
-                and len(token_ids) + 1 < seq.max_num_tokens
-            ):
-                token_ids.append(token_id)
-                request_id = seq.request.request_id
-                outputs.append(Output(request_id=request_id, token_ids=[token_id], sample=seq.index))
-            else:
-                outputs.append(self._accept(seq, token_id, result.logprobs.get(row)))
-        if self._running.num_unsampled:
-            self._finish_unsampled(batch, result, outputs)
-        self._running.free_ended()
-        return outputs
+        """Retires a step: batches come back in the order in which they were scheduled."""
+        return self._retirement.retire(batch, result)
 
     def check_integrity(self) -> None:
         """Asserts that rows, tables, counts, hashes and siblings agree. For tests, and for an idle engine."""
@@ -243,6 +211,8 @@ class Scheduler:
         running, blocks = self._running, self.blocks
         if step.preempted or not self._waiting:  # who preempts and admits would only preempt again
             return
+        if not running.free_rows or step.budget == 0:
+            return
         if not (running.has_changed or blocks.num_free > self._num_free_at_look or not running.sequences):
             return
         running.has_changed = False
@@ -270,85 +240,3 @@ class Scheduler:
             seq.num_cached_tokens = min(start.num_computed_tokens, seq.num_prompt_tokens)
             self.num_prompt_tokens += seq.num_prompt_tokens
             self.num_cached_tokens += seq.num_cached_tokens
-
-    def _gather(self, row: int, logprobs: list[TokenLogprobs], outputs: list[Output]) -> None:
-        """More prompt logprobs, if it is this sample that they come with, and they have not come yet."""
-        seq = self._running.rows[row]
-        assert seq is not None
-        if seq.ended or seq.family.scorer is not seq or not seq.needs_whole_prompt:
-            return
-        if any(math.isnan(entry.logprob) for entry in logprobs):
-            outputs.append(self._fail(seq, NOT_FINITE))
-        seq.prompt_logprobs += logprobs
-
-    def _accept(self, seq: Sequence, token_id: int, logprobs: TokenLogprobs | None) -> Output:
-        """One known token more."""
-        if token_id == NOTHING_ALLOWED:
-            return self._fail(seq, "no token is allowed here", "invalid_job")
-        if token_id < 0:
-            return self._fail(seq, NOT_FINITE)
-        seq.token_ids.append(token_id)
-        try:
-            finish_reason, stop_token_id = ending_of(seq)
-        except ConstraintViolated as error:
-            return self._fail(seq, str(error))
-        output = Output(
-            request_id=seq.request.request_id,
-            token_ids=[token_id],
-            sample=seq.index,
-            finish_reason=finish_reason,
-            stop_token_id=stop_token_id,
-            logprobs=[] if logprobs is None else [logprobs],
-            prompt_logprobs=seq.take_prompt_logprobs(),
-            num_cached_tokens=seq.take_num_cached_tokens(),
-        )
-        if finish_reason is not None:
-            self._end(seq)
-        return output
-
-    def _finish_unsampled(self, batch: Batch, result: StepResult, outputs: list[Output]) -> None:
-        """Ends sequences that only score or embed and whose last prompt token has been computed."""
-        for row in batch.rows:
-            seq = self._running.rows[row]
-            assert seq is not None
-            if seq.ended or seq.request.kind == "generate" or seq.num_retired_tokens < seq.num_tokens:
-                continue
-            embedding: list[float] = []
-            if seq.request.kind == "embed":
-                embedding = result.embeddings[row]
-                if not all(map(math.isfinite, embedding)):
-                    outputs.append(self._fail(seq, NOT_FINITE))
-                    continue
-            outputs.append(
-                Output(
-                    request_id=seq.request.request_id,
-                    token_ids=[],
-                    sample=seq.index,
-                    finish_reason="stop",
-                    prompt_logprobs=seq.take_prompt_logprobs(),
-                    embedding=embedding,
-                    num_cached_tokens=seq.take_num_cached_tokens(),
-                )
-            )
-            self._end(seq)
-
-    def _fail(self, seq: Sequence, error: str, error_type: ErrorType = "engine_error") -> Output:
-        """Ends all samples of a request, and no other request."""
-        self._end_all(seq.family)
-        return Output(
-            request_id=seq.request.request_id,
-            token_ids=[],
-            sample=seq.index,
-            error=error,
-            error_type=error_type,
-        )
-
-    def _end_all(self, family: Family) -> None:
-        for seq in tuple(family.live.values()):
-            self._end(seq)
-
-    def _end(self, seq: Sequence) -> None:
-        family = seq.family
-        self._running.end(seq)
-        if not family.live:
-            del self._families[family.request.request_id]

@@ -162,6 +162,14 @@ class Family:
         self.scorer: Sequence | None = None
         """The one that prompt logprobs come with."""
 
+    def forget(self, seq: Sequence) -> None:
+        """A sample has ended; nothing here points at it any more."""
+        del self.live[seq.index]
+        if self.scorer is seq:
+            self.scorer = None
+        if self.leader is seq:
+            self.elect()
+
     def elect(self) -> None:
         """Looks for another leader among those that run, if possible one whose prompt is computed."""
         running = [seq for seq in self.live.values() if seq.row != NO_ROW and seq.shares_prompt]
