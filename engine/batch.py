@@ -10,7 +10,9 @@ from msgspec import Struct
 from engine.request import RequestKind, RequestParams, TokenLogprobs
 
 NO_TOKEN = -1
-"""What a row samples when its logits are not finite, or when nothing is left that it may sample."""
+"""What a row samples when its logits are not finite."""
+NOTHING_ALLOWED = -2
+"""What a row samples when its masks (grammar, allowed ids, bad words, min_tokens) leave no token."""
 
 
 class NewRow(Struct, frozen=True, kw_only=True):

@@ -12,6 +12,9 @@ import torch
 from kernels.cpu.attention import CpuAttention
 from kernels.cpu.elementwise import add_rms_norm, rms_norm, rotary, silu_and_mul, store_kv
 from kernels.cpu.linear import choose_linear
+from kernels.cpu.logprob import top_logprobs
+from kernels.cpu.mask import apply_bitmask
+from kernels.cpu.penalty import apply_penalties
 from kernels.cpu.philox import philox
 from kernels.cpu.sample import sample
 from kernels.opset import OpSet
@@ -41,4 +44,7 @@ def make_op_set() -> OpSet:
         attention=attention.run,
         philox=philox,
         sample=sample,
+        apply_bitmask=apply_bitmask,
+        apply_penalties=apply_penalties,
+        top_logprobs=top_logprobs,
     )
