@@ -1,8 +1,8 @@
 """Sampling parameters by row, and one batched pass over the rows of a step.
 
-In vLLM's order: raw log-probabilities; allowed ids, bad words, the grammar's mask; logit_bias; penalties; then
-argmax for greedy rows, and for the others temperature, filters and a draw, see `kernels.sample`. min_tokens is
-applied last of the masks, see `Sampler._change`.
+In vLLM's order: raw log-probabilities; allowed ids, bad words, the grammar's mask; logit_bias; penalties;
+then argmax for greedy rows, and for the others temperature, filters and a draw, see `kernels.sample`.
+min_tokens is applied last of the masks, see `Sampler._change`.
 A row's result depends on nothing but its own logits, parameters and tokens.
 """
 
@@ -90,11 +90,12 @@ class Sampler:
     def sample(
         self, logits: Tensor, rows: Ints, buffer: TokenBuffer, masks: TokenMasks | None = None
     ) -> Sampled:
-        """One token for each of `rows`. logits: [R, V] float32, raw, in the same order; may be overwritten.
+        """One token for each of `rows`.
 
-        A row whose best raw logit is not finite has NO_TOKEN: the model overflowed on it. A row that may sample
-        nothing has NOTHING_ALLOWED. Where a grammar leaves only what min_tokens bans, the grammar wins: the text
-        is complete, so its end comes early. Allowed ids and bad words are not lifted for a grammar.
+        logits: [R, V] float32, raw, in the order of the rows; they may be overwritten. A row whose best raw
+        logit is not finite has NO_TOKEN: the model overflowed on it. A row that may sample nothing has
+        NOTHING_ALLOWED. Where a grammar leaves only what min_tokens bans, the grammar wins: the text is
+        complete, so its end comes early. Allowed ids and bad words are not lifted for a grammar.
         """
         best, tokens = logits.max(1)
         finite = best.isfinite()

@@ -1,8 +1,8 @@
 """Penalties on tokens that a sequence has already seen, touching only those tokens' logits.
 
 As vLLM has them, in this order: the repetition penalty r on every token of prompt and output (a positive
-logit is divided by r, another multiplied by it), then the frequency penalty once for each time that the output
-has the token, then the presence penalty where the output has it at all.
+logit is divided by r, another multiplied by it), then the frequency penalty once for each time that the
+output has the token, then the presence penalty where the output has it at all.
 """
 
 from __future__ import annotations

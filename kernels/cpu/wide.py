@@ -1,6 +1,6 @@
 """Sampling where filters leave many of many tokens: one row on its own, in time linear in the vocabulary.
 
-Sorting 150,000 logits takes torch some 13 ms. Here they are only dealt into buckets by their distance from the
+Sorting 150,000 logits takes torch some 13 ms. Here they are only dealt into buckets by distance from the
 best; the bucket in which top_p's bound lies is the only one that is sorted.
 """
 
