@@ -13,7 +13,10 @@ from kernels.cpu.activation import act_and_mul, activate
 from kernels.cpu.attention import CpuAttention
 from kernels.cpu.elementwise import add_layer_norm, add_rms_norm, layer_norm, rms_norm, rotary, store_kv
 from kernels.cpu.linear import choose_linear
+from kernels.cpu.logprob import top_logprobs
+from kernels.cpu.mask import apply_bitmask
 from kernels.cpu.moe import CpuExperts, route
+from kernels.cpu.penalty import apply_penalties
 from kernels.cpu.philox import philox
 from kernels.cpu.sample import sample
 from kernels.opset import OpSet
@@ -50,4 +53,7 @@ def make_op_set() -> OpSet:
         attention=attention.run,
         philox=philox,
         sample=sample,
+        apply_bitmask=apply_bitmask,
+        apply_penalties=apply_penalties,
+        top_logprobs=top_logprobs,
     )

@@ -1,4 +1,11 @@
-"""Sampling on a processor: filters as one bound per row, found in a short prefix of the sorted logits."""
+"""Sampling on a processor.
+
+Rows go one of three ways, each chosen by the row alone, so that what others ask for costs nothing:
+- no filter: the mass of chunks of the vocabulary, then a look into the chunk that holds the draw;
+- filters that leave tokens among the PREFIX most likely ones (nearly all): those alone, in vocabulary order;
+- filters that leave more, on a large vocabulary: `kernels.cpu.wide`, one row at a time.
+Weights are float32; masses are added in float64.
+"""
 
 from __future__ import annotations
 
@@ -7,60 +14,99 @@ import math
 import torch
 from torch import Tensor
 
+from kernels.cpu.row_sum import CHUNK, chunk_sums, pad_width
+from kernels.cpu.wide import sample_wide
 from kernels.sample import SamplingTensors
 
-PREFIX = 128
-"""Sorted logits that are looked at first: where they hold top_p of the mass, nothing else is sorted."""
+PREFIX = 160
+"""Sorted logits that are looked at first."""
+SORTED_WHOLE = 2048
+"""Vocabularies up to this are sorted whole: that is as fast, and leaves no row to look at again."""
 
 
 def sample(logits: Tensor, uniforms: Tensor, params: SamplingTensors) -> Tensor:
-    """See `kernels.sample.sample`. Sums run along a row by cumsum alone, whose order no batch changes."""
-    logits = logits / params.temperature[:, None]
-    best = logits.amax(1, keepdim=True)
-    weights = torch.exp(logits - best)
-    bound = _bound(logits, best, weights, params)
-    if bound is not None:
-        weights.masked_fill_(logits < bound[:, None], 0.0)
-    cdf = weights.cumsum(1)
-    total = cdf[:, -1]
-    below_total = torch.nextafter(total, torch.zeros_like(total))  # u · total may round up to total
-    target = torch.minimum(uniforms * total, below_total)
-    return torch.searchsorted(cdf, target[:, None], right=True)[:, 0]
-
-
-def _bound(logits: Tensor, best: Tensor, weights: Tensor, params: SamplingTensors) -> Tensor | None:
-    """The least logit of each row that the filters keep, [R]; None where no row filters."""
+    """See `kernels.sample.sample`."""
+    scaled = logits / params.temperature[:, None]
     if not (params.any_min_p or params.any_top_k or params.any_top_p):
-        return None
-    bound = best[:, 0] + torch.log(params.min_p)  # log 0 is -inf: keeps all
-    if not (params.any_top_k or params.any_top_p):
-        return bound
+        return _sample_unfiltered(scaled, uniforms)
     k = params.top_k.masked_fill(params.top_k >= logits.shape[1], 0)
-    prefix = max(int(k.max()), PREFIX if params.any_top_p else 1)
-    largest = logits.topk(min(prefix, logits.shape[1]), dim=1).values
-    if params.any_top_k:
-        kth = largest.gather(1, (k[:, None] - 1).clamp_(min=0))[:, 0]
-        bound = torch.maximum(bound, kth.masked_fill(k == 0, -math.inf))
-    if params.any_top_p:
-        kept = weights.masked_fill(logits < bound[:, None], 0.0)
-        all_kept = params.top_p >= 1
-        needed = (params.top_p * kept.cumsum(1)[:, -1]).masked_fill_(all_kept, 0.0)
-        top_p = _top_p_bound(logits, largest, bound, needed)
-        bound = torch.maximum(bound, top_p.masked_fill_(all_kept, -math.inf))
-    return bound
+    filtered = (k > 0) | (params.top_p < 1) | (params.min_p > 0)
+    if bool(filtered.all()):
+        return _sample_filtered(scaled, uniforms, k, params.top_p, params.min_p)
+    tokens = torch.empty(logits.shape[0], dtype=torch.int64)
+    free, bound = (~filtered).nonzero()[:, 0], filtered.nonzero()[:, 0]
+    tokens[free] = _sample_unfiltered(scaled[free], uniforms[free])
+    if bound.numel() > 0:
+        tokens[bound] = _sample_filtered(
+            scaled[bound], uniforms[bound], k[bound], params.top_p[bound], params.min_p[bound]
+        )
+    return tokens
 
 
-def _top_p_bound(logits: Tensor, largest: Tensor, bound: Tensor, needed: Tensor) -> Tensor:
-    """The least logit, of those at least `bound`, whose more probable tokens weigh less than `needed`.
+def _sample_unfiltered(scaled: Tensor, uniforms: Tensor) -> Tensor:
+    """The inverse CDF over whole rows. Overwrites `scaled`."""
+    num_rows, vocab_size = scaled.shape
+    weights = scaled.sub_(scaled.amax(1, keepdim=True)).exp_()
+    if pad_width(vocab_size) > vocab_size:
+        weights = torch.nn.functional.pad(weights, (0, pad_width(vocab_size) - vocab_size))
+    cdf = chunk_sums(weights).cumsum(1)
+    target = uniforms.double()[:, None] * cdf[:, -1:]
+    chunk = torch.searchsorted(cdf, target, right=True)
+    before = torch.where(chunk > 0, cdf.gather(1, (chunk - 1).clamp_(min=0)), 0.0)
+    within = weights.view(num_rows, -1, CHUNK)[torch.arange(num_rows), chunk[:, 0]].double().cumsum(1)
+    return chunk[:, 0] * CHUNK + _first_above(within, target - before)
 
-    largest: [R, P], the greatest logits in order. Returns [R].
+
+def _first_above(cdf: Tensor, target: Tensor) -> Tensor:
+    """The first index whose cumulative mass is above the target, or else the last that has mass. [R]."""
+    total = cdf[:, -1:]
+    below_total = torch.nextafter(total, torch.zeros_like(total))  # differences may round up to the total
+    return torch.searchsorted(cdf, torch.minimum(target, below_total), right=True)[:, 0]
+
+
+def _sample_filtered(scaled: Tensor, uniforms: Tensor, k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
+    vocab_size = scaled.shape[1]
+    prefix = vocab_size if vocab_size <= SORTED_WHOLE else PREFIX
+    top, ids = scaled.topk(prefix, dim=1)
+    weights = torch.exp(top - top[:, :1])
+    bound = top[:, 0] + torch.log(min_p)  # log 0 is -inf: keeps all
+    kth = top.gather(1, (k[:, None] - 1).clamp_(0, prefix - 1))[:, 0]
+    bound = torch.maximum(bound, kth.masked_fill_((k == 0) | (k > prefix), -math.inf))
+    # What the prefix does not hold whole cannot be weighed by it. A bound that equals its last logit may have
+    # equals outside.
+    inside = (bound > top[:, -1]) | (prefix == vocab_size)
+    mass = weights.masked_fill(top < bound[:, None], 0.0).double().cumsum(1)
+    if bool((top_p < 1).any()):
+        plain = ~inside & (k == 0) & (min_p == 0)
+        bound = torch.maximum(bound, _top_p_bound(scaled, top, weights, mass, plain, top_p))
+        inside |= plain & (bound > top[:, -1])
+    mass = weights.masked_fill_(top < bound[:, None], 0.0)
+    ids, order = ids.sort(dim=1)
+    cdf = mass.gather(1, order).double().cumsum(1)
+    place = _first_above(cdf, uniforms.double()[:, None] * cdf[:, -1:])
+    tokens = ids.gather(1, place[:, None])[:, 0]
+    for row in (~inside).nonzero()[:, 0].tolist():
+        wanted = (int(k[row]), float(top_p[row]), float(min_p[row]))
+        tokens[row] = sample_wide(scaled[row].numpy(), float(uniforms[row]), wanted)
+    return tokens
+
+
+def _top_p_bound(
+    scaled: Tensor, top: Tensor, weights: Tensor, mass: Tensor, plain: Tensor, top_p: Tensor
+) -> Tensor:
+    """The least logit of the prefix whose more probable tokens weigh less than top_p of what is kept. [R].
+
+    `mass`: cumulative kept weights of the prefix. `plain` rows keep the whole vocabulary, so its mass is what
+    counts; where the prefix does not reach top_p of it, the bound is the prefix's last logit.
     """
-    weights = torch.exp(largest - largest[:, :1]).masked_fill_(largest < bound[:, None], 0.0)
-    cumulative = weights.cumsum(1)
-    last = ((cumulative - weights) < needed[:, None]).sum(1, keepdim=True).sub_(1)
-    found = largest.gather(1, last.clamp_(min=0))[:, 0]
-    short = (cumulative[:, -1] < needed).nonzero()[:, 0]
-    if largest.shape[1] < logits.shape[1] and short.numel() > 0:
-        ordered = logits[short].sort(dim=1, descending=True).values
-        found[short] = _top_p_bound(logits[short], ordered, bound[short], needed[short])
-    return found
+    total = mass[:, -1]
+    rows = plain & (top_p < 1)
+    if bool(rows.any()):
+        index = rows.nonzero()[:, 0]
+        whole = scaled if index.numel() == scaled.shape[0] else scaled[index]
+        total = total.index_copy(
+            0, index, chunk_sums(torch.sub(whole, top[index, :1]).exp_()).cumsum(1)[:, -1]
+        )
+    needed = top_p.double() * total
+    last = torch.searchsorted(mass, needed[:, None]).clamp_(max=top.shape[1] - 1)
+    return top.gather(1, last)[:, 0].masked_fill_(top_p >= 1, -math.inf)
