@@ -93,7 +93,7 @@ FAMILIES: dict[str, hf.PretrainedConfig] = {
         query_pre_attn_scalar=17,
         sliding_window=SLIDING,
         attn_logit_softcapping=3.0,
-        final_logit_softcapping=20.0,
+        final_logit_softcapping=0.3,
         **_GQA,
     ),
     "gemma3": hf.Gemma3TextConfig(
@@ -111,9 +111,7 @@ FAMILIES: dict[str, hf.PretrainedConfig] = {
         original_max_position_embeddings=100,
         **_SHAPE,
     ),
-    "mixtral": hf.MixtralConfig(
-        num_local_experts=4, num_experts_per_tok=2, sliding_window=SLIDING, **_GQA
-    ),
+    "mixtral": hf.MixtralConfig(num_local_experts=4, num_experts_per_tok=2, sliding_window=SLIDING, **_GQA),
     "qwen3-moe": hf.Qwen3MoeConfig(
         head_dim=20,
         num_experts=6,
@@ -123,7 +121,12 @@ FAMILIES: dict[str, hf.PretrainedConfig] = {
         **{**_GQA, "num_hidden_layers": 3},
     ),
     "qwen3-moe-renormalized": hf.Qwen3MoeConfig(
-        head_dim=12, num_experts=5, num_experts_per_tok=2, moe_intermediate_size=36, norm_topk_prob=True, **_GQA
+        head_dim=12,
+        num_experts=5,
+        num_experts_per_tok=2,
+        moe_intermediate_size=36,
+        norm_topk_prob=True,
+        **_GQA,
     ),
     "falcon-7b": hf.FalconConfig(**_FALCON),
     "falcon-40b": hf.FalconConfig(new_decoder_architecture=True, num_kv_heads=2, **_FALCON),
@@ -134,16 +137,20 @@ FAMILIES: dict[str, hf.PretrainedConfig] = {
         tie_word_embeddings=False,
         **_FALCON,
     ),
-    "falcon-rw": hf.FalconConfig(
-        alibi=True, bias=True, multi_query=False, parallel_attn=False, **_FALCON
-    ),
+    "falcon-rw": hf.FalconConfig(alibi=True, bias=True, multi_query=False, parallel_attn=False, **_FALCON),
     "bloom": hf.BloomConfig(n_head=4, **_BLOOM),
     "bloom-six-heads": hf.BloomConfig(n_head=6, seq_length=WINDOW, **_BLOOM),
     "gpt-neox": hf.GPTNeoXConfig(
-        num_attention_heads=3, rope_parameters={"rope_type": "default", "partial_rotary_factor": 0.25}, **_NEOX
+        num_attention_heads=3,
+        rope_parameters={"rope_type": "default", "partial_rotary_factor": 0.25},
+        **_NEOX,
     ),
     "gpt-neox-sequential": hf.GPTNeoXConfig(
-        num_attention_heads=4, use_parallel_residual=False, attention_bias=False, **_NEOX
+        num_attention_heads=4,
+        use_parallel_residual=False,
+        attention_bias=False,
+        rope_parameters={"rope_type": "default", "partial_rotary_factor": 0.5},
+        **_NEOX,
     ),
     "gpt2": hf.GPT2Config(**_GPT2),
     "gpt2-layer-scales": hf.GPT2Config(
@@ -176,10 +183,13 @@ def tiny_transformers_model(family: str) -> Any:
     """The model that `save_tiny_model` saves."""
     torch.manual_seed(sum(family.encode()))
     config = type(FAMILIES[family])(**FAMILIES[family].to_dict())
-    model = hf.AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")
+    model = hf.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    scale = config.hidden_size**0.5 if "gemma" in family else getattr(config, "embedding_multiplier", 1.0)
     for name, parameter in model.named_parameters():
         if parameter.dim() == 1 and name.endswith("bias"):
             parameter.normal_(0.0, 0.3)
+        elif parameter is model.get_input_embeddings().weight and config.tie_word_embeddings:
+            parameter.normal_(0.0, 0.1 / scale)  # or every token would be answered with itself
         elif parameter.dim() == 1:
             centre = 0.0 if "gemma" in family else 1.0  # Gemma multiplies with 1 + w
             parameter.uniform_(centre - 0.5, centre + 0.5)
@@ -197,8 +207,17 @@ def random_prompts(count: int, longest: int, seed: int = 0) -> list[list[int]]:
 
 
 def load_transformers_model(folder: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """The folder's model as transformers runs it. Soft caps need eager attention."""
-    return hf.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager")
+    """The folder's model as transformers runs it.
+
+    Gemma's soft caps need eager attention. Falcon's eager attention adds alibi twice: once in the mask and
+    once to the scores; its SDPA adds it once, as the model was trained.
+    """
+    falcon = hf.AutoConfig.from_pretrained(folder).model_type == "falcon"
+    model = hf.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, attn_implementation="sdpa" if falcon else "eager"
+    )
+    model.set_experts_implementation("eager")  # the other one is not for matrices this small
+    return model
 
 
 @torch.inference_mode()
