@@ -2,7 +2,8 @@
 
 `F.linear` in fp32 gives a row other bits in other batches. oneDNN on a weight that was reordered once does
 not (checked for batches of 2 to 699 rows), and is faster from 2 rows on. One row alone takes another code
-path on some processors, so it runs as two.
+path on some processors, so it runs as two. Weights in half precision run by `F.linear`: nothing exact is
+promised of them.
 """
 
 from __future__ import annotations
@@ -44,12 +45,16 @@ def _can_pack() -> bool:
 
 
 def _pack(weight: Tensor, bias: Tensor | None) -> LinearWeight:
+    if weight.dtype != torch.float32:
+        return reference.pack_linear(weight, bias)
     out_features, in_features = weight.shape
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
     return LinearWeight(packed, bias, in_features, out_features, weight.dtype, weight.device)
 
 
 def _run_packed(x: Tensor, weight: LinearWeight) -> Tensor:
+    if weight.dtype != torch.float32:
+        return reference.linear(x, weight)
     if x.shape[0] == 1:
         return _run_packed(x.repeat(2, 1), weight)[:1]
     return torch.ops.mkldnn._linear_pointwise(x, weight.data, weight.bias, "none", [], "")

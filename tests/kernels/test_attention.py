@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from kernels.attention import AttentionMetadata, AttentionShape, attention, plan_attention
-from kernels.cpu.attention import QUERY_TILE, CpuPlan
+from kernels.cpu.attention import CpuPlan
+from kernels.cpu.tiles import QUERY_TILE
 from kernels.opset import OpSet
 
 
@@ -69,10 +70,10 @@ def make(lengths: list[tuple[int, int]], shape: AttentionShape, block_size: int 
 
 MIXED = [(1, 1), (1, 40), (5, 5), (1, 333), (63, 63), (1, 16), (7, 100), (1, 17), (2, 513), (1, 700)]
 SHAPES = [
-    AttentionShape(4, 2, 32),
-    AttentionShape(3, 3, 20),
-    AttentionShape(8, 1, 64),
-    AttentionShape(1, 1, 2),
+    AttentionShape(4, 2, 32, 32**-0.5),
+    AttentionShape(3, 3, 20, 20**-0.5),
+    AttentionShape(8, 1, 64, 64**-0.5),
+    AttentionShape(1, 1, 2, 2**-0.5),
 ]
 
 
@@ -88,7 +89,7 @@ def test_mixed_batch_equals_reference(
 
 
 def test_reference_equals_attention_without_pages(reference: OpSet) -> None:
-    shape = AttentionShape(4, 2, 16)
+    shape = AttentionShape(4, 2, 16, 16**-0.5)
     paged = make(MIXED, shape)
     got = paged.run(reference)
     start = 0
@@ -107,14 +108,17 @@ def test_reference_equals_attention_without_pages(reference: OpSet) -> None:
 
 def test_the_plan_of_a_chunk_far_into_a_context_is_small(cpu: OpSet) -> None:
     """A bias over the whole context would be 512 · 4 · 16384 floats, 128 MiB."""
-    shape = AttentionShape(8, 2, 4)
+    shape = AttentionShape(8, 2, 4, 4**-0.5)
     plan = plan_attention(cpu, make([(512, 16_384)], shape).metadata, shape)
     assert isinstance(plan, CpuPlan)
-    assert sum(group.bias.numel() for group in plan.groups) < 512 * 4 * 2 * QUERY_TILE
+    assert (
+        sum(group.head_bias.numel() + group.tail_bias.numel() for group in plan.groups)
+        < 512 * 4 * 2 * QUERY_TILE
+    )
 
 
 def test_long_prompt_is_cut_into_tiles(cpu: OpSet, reference: OpSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kernels.cpu.attention.MAX_SCORES", 1 << 12)
-    monkeypatch.setattr("kernels.cpu.attention.MAX_GATHER", 1 << 12)
-    paged = make(MIXED, AttentionShape(4, 2, 8))
+    monkeypatch.setattr("kernels.cpu.tiles.MAX_SCORES", 1 << 12)
+    monkeypatch.setattr("kernels.cpu.tiles.MAX_GATHER", 1 << 12)
+    paged = make(MIXED, AttentionShape(4, 2, 8, 8**-0.5))
     torch.testing.assert_close(paged.run(cpu), paged.run(reference), rtol=1e-4, atol=1e-5)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kernels.activation import silu_and_mul
+from kernels.activation import act_and_mul
 from kernels.attention import AttentionMetadata, AttentionShape, attention, plan_attention
 from kernels.linear import linear, pack_linear
 from kernels.norm import rms_norm
@@ -55,7 +55,7 @@ def test_elementwise(width: int, cpu: OpSet) -> None:
         part = slice(start, end)
         return [
             rms_norm(cpu, x[part], weight, 1e-5),
-            silu_and_mul(cpu, gate_up[part].contiguous()),
+            act_and_mul(cpu, gate_up[part].contiguous(), "silu"),
             rotary(cpu, heads[part], angles[part].cos(), angles[part].sin()),
         ]
 
@@ -71,7 +71,12 @@ CONTEXTS = [3, 16, 60, 130, 250, 257, 300, 383, 384, 500, 513, 700, 1030]
 
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize(
-    "shape", [AttentionShape(4, 2, 32), AttentionShape(3, 3, 20), AttentionShape(8, 1, 64)]
+    "shape",
+    [
+        AttentionShape(4, 2, 32, 32**-0.5),
+        AttentionShape(3, 3, 20, 20**-0.5),
+        AttentionShape(8, 1, 64, 64**-0.5),
+    ],
 )
 def test_attention_alone_in_a_batch_and_in_any_chunk(shape: AttentionShape, cpu: OpSet) -> None:
     paged = make([(context, context) for context in CONTEXTS], shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kernels.activation import silu_and_mul
+from kernels.activation import act_and_mul
 from kernels.attention import store_kv
 from kernels.linear import linear, pack_linear
 from kernels.norm import add_rms_norm, rms_norm
@@ -66,13 +66,13 @@ def test_rotary_keeps_lengths_and_turns_by_the_position(cpu: OpSet) -> None:
 @pytest.mark.parametrize("rows", ROWS)
 def test_silu_and_mul(rows: int, width: int, cpu: OpSet, reference: OpSet) -> None:
     gate_up = normal(rows, 2 * width) * 10
-    torch.testing.assert_close(silu_and_mul(cpu, gate_up), silu_and_mul(reference, gate_up))
+    torch.testing.assert_close(act_and_mul(cpu, gate_up, "silu"), act_and_mul(reference, gate_up, "silu"))
 
 
 def test_silu_of_extreme_values_is_finite(cpu: OpSet) -> None:
     gate_up = torch.tensor([[-1e4, -100.0, 0.0, 100.0, 1e4, 1.0, 1.0, 1.0, 1.0, 1.0]])
     expected = torch.tensor([[0.0, 0.0, 0.0, 100.0, 1e4]])
-    torch.testing.assert_close(silu_and_mul(cpu, gate_up), expected)
+    torch.testing.assert_close(act_and_mul(cpu, gate_up, "silu"), expected)
 
 
 @pytest.mark.parametrize("with_bias", [False, True])
@@ -115,10 +115,10 @@ def test_store_kv_writes_only_its_slots(cpu: OpSet, reference: OpSet) -> None:
 def test_wrappers_name_what_is_wrong(cpu: OpSet) -> None:
     with pytest.raises(AssertionError, match=r"weight: shape \(8,\), expected \(9,\)"):
         rms_norm(cpu, normal(3, 9), normal(8), 1e-5)
-    with pytest.raises(AssertionError, match=r"x: torch\.float64, expected torch\.float32"):
+    with pytest.raises(AssertionError, match=r"x: torch\.float64, expected float32, bfloat16 or float16"):
         rms_norm(cpu, normal(3, 8).double(), normal(8), 1e-5)
     with pytest.raises(AssertionError, match=r"gate_up: strides .*expected contiguous"):
-        silu_and_mul(cpu, normal(3, 16)[:, :8])
+        act_and_mul(cpu, normal(3, 16)[:, :8], "silu")
     with pytest.raises(AssertionError, match="x: last dimension is strided"):
         rms_norm(cpu, normal(8, 3).T, normal(8), 1e-5)
 
