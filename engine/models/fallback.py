@@ -19,12 +19,11 @@ from torch import Tensor
 from engine.config import EngineConfig
 from engine.errors import EngineError, ModelError, UnsupportedModel, WeightsError
 from engine.models.checkpoint import Checkpoint
-from engine.models.fallback_attention import PAGED, PagedStep, register
+from engine.models.fallback_attention import PAGED, AttentionRefused, Layers, PagedStep, register
 from engine.models.fallback_config import FallbackSizes, fallback_class, fallback_sizes
 from engine.models.fallback_linear import pack_linears
 from engine.models.fallback_probe import (
     TOLERANCES,
-    Layers,
     compare,
     discover,
     prompts_of,
@@ -68,7 +67,7 @@ class FallbackModel:
         self.hidden_size = sizes.hidden_size
         self.num_layers = sizes.num_layers
         self.attention_shapes = layers.shapes
-        self._shape_indices = layers.shape_indices
+        self._layers = layers
         self._decoder = whole.get_decoder()
         self._lm_head = whole.get_output_embeddings()
         self._head = head
@@ -77,7 +76,7 @@ class FallbackModel:
         self, token_ids: Tensor, positions: Tensor, cache: KVCache, plans: Sequence[AttentionPlan]
     ) -> Tensor:
         """See `Model.forward`."""
-        step = PagedStep(self.ops, cache, plans, self.attention_shapes, self._shape_indices)
+        step = PagedStep(self.ops, cache, plans, self._layers)
         return run_decoder(self._decoder, token_ids[None], positions[None], step)[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -103,8 +102,12 @@ def load_fallback(
             return _prove(whole, ops, sizes, on_phase)
     except EngineError:
         raise
-    except Exception as error:  # whatever its code trips over when its attention is another
+    except AttentionRefused as error:
         raise UnsupportedModel(f"architecture {sizes.architecture} is not supported: it {error}") from error
+    except Exception as error:  # whatever its code trips over when its attention is another
+        raise UnsupportedModel(
+            f"architecture {sizes.architecture} is not supported: it fails with our attention: {error!r}"
+        ) from error
 
 
 def _prove(whole: Any, ops: OpSet, sizes: FallbackSizes, on_phase: Callable[[str], None]) -> FallbackModel:

@@ -24,6 +24,7 @@ PAGED: Final = "penstock_paged"
 DESCRIBING: Final = "penstock_describing"
 """The same, with a mask function that says which mask the model asks for; see `describe_mask`."""
 STEP_KEYWORD: Final = "penstock_step"
+UNKNOWN_MASK: Final = -1
 
 HARMLESS: Final = frozenset(
     {
@@ -69,23 +70,31 @@ class AttentionCall:
 
 
 @dataclass(frozen=True, slots=True)
+class Layers:
+    """How the layers attend, as found at load."""
+
+    shapes: tuple[AttentionShape, ...]
+    """The different ones."""
+    shape_indices: tuple[int, ...]
+    """Of each layer: which of `shapes` it has."""
+    called: tuple[AttentionShape, ...]
+    """Of each layer: the shape as its call alone tells it."""
+
+
+@dataclass(frozen=True, slots=True)
 class PagedStep:
     """A step over the paged cache."""
 
     ops: OpSet
     cache: KVCache
     plans: Sequence[AttentionPlan]
-    shapes: Sequence[AttentionShape]
-    """Of each plan."""
-    shape_indices: Sequence[int]
-    """Of each layer: which of the shapes it has."""
+    layers: Layers
 
     def attend(self, call: AttentionCall) -> Tensor:
         """Stores keys and values, then attends over the paged context."""
-        index = self.shape_indices[call.layer]
-        if call.shape != self.shapes[index] or call.mask is not None:
+        if call.shape != self.layers.called[call.layer] or call.mask is not None:
             raise AttentionRefused(f"calls attention in layer {call.layer} otherwise than when it was loaded")
-        plan = self.plans[index]
+        plan = self.plans[self.layers.shape_indices[call.layer]]
         k_cache, v_cache = self.cache[call.layer]
         store_kv(self.ops, call.keys, call.values, k_cache, v_cache, plan.metadata.slot_mapping)
         out = torch.empty_like(call.q, memory_format=torch.contiguous_format)
@@ -157,14 +166,14 @@ def _shape_of(
 
 def describe_mask(mask_function: Any, local_size: int | None = None, **_: Any) -> Tensor:
     """transformers' mask interface: [1, 1, 1, 1] int64, the window of the mask that the model asks for, 0 for
-    all that came before, -1 for a mask that is neither.
+    all that came before, UNKNOWN_MASK for one that is neither.
 
     `mask_function(batch, head, query, key)` says whether a query sees a key. It is asked at two far positions,
     as blocks of fixed places (chunked attention) look like a window at one.
     """
     first = 3 * (local_size or 1024) + 1
     windows = {_window_at(mask_function, first + i) for i in range(2)}
-    window = windows.pop() if len(windows) == 1 else -1
+    window = windows.pop() if len(windows) == 1 else UNKNOWN_MASK
     return torch.full((1, 1, 1, 1), window)
 
 
@@ -174,10 +183,10 @@ def _window_at(mask_function: Any, query: int) -> int:
     try:
         seen = torch.as_tensor(mask_function(zero, zero, torch.tensor(query), keys)).expand(keys.shape)
     except (IndexError, RuntimeError, TypeError):  # it looks something up in the inputs
-        return -1
+        return UNKNOWN_MASK
     window = int(seen.sum())
     if window == 0 or not seen[query + 1 - window : query + 1].all():
-        return -1
+        return UNKNOWN_MASK
     return 0 if window == query + 1 else window
 
 

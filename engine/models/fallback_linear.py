@@ -18,6 +18,9 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.ops = ops
         self.packed = weight
+        # Some models ask a layer's weight for its type or device. One that computes with it finds no elements.
+        self.weight = torch.empty(0, dtype=weight.dtype, device=weight.device)
+        self.bias = None
         self.in_features = weight.in_features
         self.out_features = weight.out_features
 

@@ -13,15 +13,15 @@ itself is refused, whatever it is.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
-from typing import Any, Final, Protocol
+from typing import Any, Final, NoReturn
 
 import torch
 from torch import Tensor
 
 from engine.errors import UnsupportedModel
-from engine.models.fallback_attention import DESCRIBING, STEP_KEYWORD, AttentionCall
+from engine.models.fallback_attention import DESCRIBING, UNKNOWN_MASK, STEP_KEYWORD, AttentionCall, Layers
 from engine.models.model import Model
 from kernels.attention import AttentionMetadata, AttentionShape, plan_attention
 
@@ -31,15 +31,6 @@ SINGLE_TOKENS: Final = 12
 BLOCK_SIZE: Final = 16
 TOLERANCES: Final = {torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.1}
 """How far a row of logits may be off, as the root mean square of the differences over the row's spread."""
-
-
-@dataclass(frozen=True, slots=True)
-class Layers:
-    """How the layers attend."""
-
-    shapes: tuple[AttentionShape, ...]
-    shape_indices: tuple[int, ...]
-    """Of each layer: which of `shapes` it has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,21 +65,28 @@ def discover(model: Any, decoder: Any, num_layers: int) -> Layers:
     called = [call.layer for call in notes.calls]
     if called != list(range(num_layers)):
         _refuse(model, f"has {num_layers} layers, but calls its attention in layers {called or 'none'}")
-    shapes: list[AttentionShape] = []
-    for call in notes.calls:
-        asked = None if call.mask is None else int(call.mask.reshape(-1)[0])
-        if asked not in (None, call.shape.window):
-            what = "neither causal nor a window" if asked == -1 else f"a window of {asked} (0: none)"
-            _refuse(
-                model,
-                f"makes a mask that is {what} in layer {call.layer}, "
-                f"but tells its attention of a window of {call.shape.window}",
-            )
-        if call.shape not in shapes:
-            shapes.append(call.shape)
+    found = [_masked_shape(model, call) for call in notes.calls]
+    shapes = tuple(dict.fromkeys(found))
     if len({(shape.num_kv_heads, shape.head_dim) for shape in shapes}) > 1:
         _refuse(model, "has layers with different KV heads or head widths")
-    return Layers(tuple(shapes), tuple(shapes.index(call.shape) for call in notes.calls))
+    return Layers(shapes, tuple(map(shapes.index, found)), tuple(call.shape for call in notes.calls))
+
+
+def _masked_shape(model: Any, call: AttentionCall) -> AttentionShape:
+    """The call's shape with the window of its mask, which alone counts in transformers' own attention: some
+    models name a window to others only."""
+    if call.mask is None:  # it asks for no mask by transformers' interface
+        return call.shape
+    window = int(call.mask.reshape(-1)[0]) if call.mask.numel() == 1 else UNKNOWN_MASK
+    if window < 0:
+        _refuse(model, f"has a mask in layer {call.layer} that is neither causal nor a window")
+    if call.shape.window not in (0, window):
+        _refuse(
+            model,
+            f"has a mask with a window of {window} (0: none) in layer {call.layer}, "
+            f"but tells its attention of {call.shape.window}",
+        )
+    return replace(call.shape, window=window)
 
 
 def switch_attention(model: Any, name: str) -> None:
@@ -168,5 +166,5 @@ def _run_paged(model: Model, prompts: tuple[list[int], ...], steps: list[list[in
     return [torch.cat(parts) for parts in logits]
 
 
-def _refuse(model: Any, why: str) -> None:
+def _refuse(model: Any, why: str) -> NoReturn:
     raise UnsupportedModel(f"architecture {type(model).__name__} is not supported: it {why}")
