@@ -7,15 +7,19 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 
+import torch
+
 from engine.batch import Batch
 from engine.blocks import BlockManager
 from engine.config import EngineConfig
 from engine.errors import ModelError
-from engine.grammars import GrammarConstraint, GrammarError, Grammars, PendingMasks
+from engine.grammars import GrammarConstraint, Grammars, InvalidGrammar
 from engine.loading import check_ranges, load
+from engine.masks import Masks, PendingMasks
 from engine.request import Output, Request, RequestParams
 from engine.runner import Pending, Runner
 from engine.scheduler import Limits, Scheduler
+from kernels.mask import TokenMasks
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +51,7 @@ class Engine:
             BlockManager(self.sizes.num_blocks, self.sizes.block_size, config.prefix_cache),
         )
         self._grammars = Grammars(self.model_path, self.vocab_size, self.eos_token_ids)
+        self._masks = Masks(self.vocab_size, self.eos_token_ids)
         self._arriving: deque[tuple[Request, Future[GrammarConstraint] | None]] = deque()
         self._in_flight: tuple[Batch, Pending] | None = None
         self._outputs: list[Output] = []
@@ -96,7 +101,7 @@ class Engine:
         if batch.rows:
             if overlapped:  # the tokens of the step before are known only now
                 masks = self._start_masks(batch)
-            pending = self.runner.sample(batch.sampled_rows, masks.wait() if masks else None)
+            pending = self.runner.sample(batch.sampled_rows, _as_tensors(masks))
             self._in_flight = (batch, pending)
             if not overlapped:
                 self._retire()
@@ -112,7 +117,7 @@ class Engine:
 
     def _start_masks(self, batch: Batch) -> PendingMasks | None:
         constraints = [self.scheduler.constraint_of(row) for row in batch.sampled_rows]
-        return self._grammars.start_masks(constraints) if any(constraints) else None
+        return self._masks.start(constraints) if any(constraints) else None
 
     def _take_arrived(self) -> None:
         """Hands requests whose grammars are compiled to the scheduler; those behind a slow one don't wait."""
@@ -123,7 +128,7 @@ class Engine:
                 continue
             try:
                 constraint = None if future is None else future.result()
-            except GrammarError as error:
+            except InvalidGrammar as error:
                 self._outputs.append(
                     Output(
                         request_id=request.request_id,
@@ -154,3 +159,11 @@ class Engine:
             raise ModelError(f"{self.config.model} was loaded but cannot run: {error!r}") from error
         if outputs[-1].error is not None:  # a window of one token, or a token that nobody trained
             log.warning("the warm-up ended early: %s", outputs[-1].error)
+
+
+def _as_tensors(masks: PendingMasks | None) -> TokenMasks | None:
+    """Masks as the sampler takes them, once they are filled."""
+    if masks is None:
+        return None
+    filled = masks.wait()
+    return TokenMasks(torch.from_numpy(filled.index), torch.from_numpy(filled.bits))

@@ -7,15 +7,18 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 
 from engine.config import EngineConfig
-from engine.errors import ConfigError
-from engine.models.checkpoint import Checkpoint, fingerprint
-from engine.models.decoder import Decoder
-from engine.models.families import EMBEDDING, LM_HEAD, spec_of, with_own_lm_head
+from engine.errors import ConfigError, NoSpec
+from engine.models.checkpoint import fingerprint
+from engine.models.fallback import load_fallback
+from engine.models.fallback_config import FallbackSizes, fallback_sizes
+from engine.models.families import spec_of
 from engine.models.folder import eos_token_ids, read_config, resolve_folder
+from engine.models.load import DTYPES, load_decoder
 from engine.models.model import Model
 from engine.models.spec import DecoderSpec
 from engine.runner import RunnerSizes
@@ -24,7 +27,6 @@ from kernels.opset import load_op_set
 log = logging.getLogger(__name__)
 
 PARAMETERS_PER_THREAD = 16_000_000
-BYTES_PER_ELEMENT = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +40,51 @@ class Loaded:
     fingerprint: str
 
 
+class ModelSizes(Protocol):
+    """What has to be known of a model before it is loaded; a spec says it, and so does the fallback."""
+
+    @property
+    def num_layers(self) -> int: ...
+    @property
+    def num_kv_heads(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def max_position_embeddings(self) -> int: ...
+    @property
+    def num_parameters(self) -> int: ...
+
+
 def load(config: EngineConfig, on_phase: Callable[[str], None]) -> Loaded:
     """Finds and reads the configured model. Raises EngineError."""
     on_phase(f"finding {config.model}")
     folder = resolve_folder(config.model, on_phase)
     hf_config = read_config(folder)
-    spec = spec_of(hf_config)
-    torch.set_num_threads(num_threads(config, spec.num_parameters))
-    sizes = runner_sizes(config, spec)
+    described = describe(hf_config)
+    torch.set_num_threads(num_threads(config, described.num_parameters))
+    sizes = runner_sizes(config, described)
+    model: Model
+    if isinstance(described, DecoderSpec):
+        model = load_decoder(folder, described, config, sizes.max_model_len, on_phase)
+    else:
+        if config.load_format == "dummy":
+            raise ConfigError(f"load_format is 'dummy': {described.architecture} has no spec to make them by")
+        model = load_fallback(folder, hf_config, config, load_op_set(config.ops), on_phase)
     return Loaded(
         folder=folder,
-        model=load_decoder(folder, spec, config, sizes.max_model_len, on_phase),
+        model=model,
         sizes=sizes,
         eos_token_ids=eos_token_ids(folder, hf_config),
-        fingerprint=fingerprint(folder, config.precision),
+        fingerprint=fingerprint(folder, config.precision, dummy=config.load_format == "dummy"),
     )
+
+
+def describe(hf_config: Any) -> DecoderSpec | FallbackSizes:
+    """The spec of a transformers config, or what the fallback says of it. Raises UnsupportedModel."""
+    try:
+        return spec_of(hf_config)
+    except NoSpec:
+        return fallback_sizes(hf_config)
 
 
 def num_threads(config: EngineConfig, num_parameters: int) -> int:
@@ -89,7 +121,7 @@ def check_ranges(config: EngineConfig) -> None:
         )
 
 
-def runner_sizes(config: EngineConfig, spec: DecoderSpec) -> RunnerSizes:
+def runner_sizes(config: EngineConfig, spec: ModelSizes) -> RunnerSizes:
     """Window and cache that suit settings and model. Raises ConfigError where they contradict each other.
 
     A window that was not asked for shrinks until one sequence fits the cache.
@@ -99,9 +131,8 @@ def runner_sizes(config: EngineConfig, spec: DecoderSpec) -> RunnerSizes:
         raise ConfigError(
             f"max_model_len is {window}, but the model was made for {spec.max_position_embeddings} tokens"
         )
-    block_bytes = (
-        2 * spec.num_layers * config.block_size * spec.num_kv_heads * spec.head_dim * BYTES_PER_ELEMENT
-    )
+    element_bytes = DTYPES[config.precision].itemsize
+    block_bytes = 2 * spec.num_layers * config.block_size * spec.num_kv_heads * spec.head_dim * element_bytes
     blocks_per_seq = -(-window // config.block_size)
     num_blocks = config.num_blocks or min(
         config.max_num_seqs * blocks_per_seq, config.kv_cache_bytes // block_bytes
@@ -118,25 +149,3 @@ def runner_sizes(config: EngineConfig, spec: DecoderSpec) -> RunnerSizes:
         log.warning("the KV cache holds %d tokens: the window shrinks from %d to that", fitting, window)
         window = fitting
     return RunnerSizes(config.max_num_seqs, window, num_blocks, config.block_size)
-
-
-def load_decoder(
-    folder: Path,
-    spec: DecoderSpec,
-    config: EngineConfig,
-    num_positions: int,
-    on_phase: Callable[[str], None],
-) -> Decoder:
-    """Reads the folder's weights into the layout of the configured op set. Raises WeightsError."""
-    checkpoint = Checkpoint(folder)
-    if checkpoint.has(LM_HEAD) and not checkpoint.same(LM_HEAD, EMBEDDING):
-        spec = with_own_lm_head(spec)  # transformers does not tie two that differ, whatever the config says
-    params = [(param, 0) for param in spec.outer_params]
-    params += [(param, i) for i in range(spec.num_layers) for param in spec.layer_params]
-    checkpoint.require(params, spec.ignored_tensors)
-
-    def on_layer(layer: int) -> None:
-        on_phase(f"loading weights, layer {layer + 1} of {spec.num_layers}")
-
-    with torch.inference_mode():
-        return Decoder(spec, load_op_set(config.ops), checkpoint, num_positions, on_layer)

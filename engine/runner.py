@@ -197,7 +197,7 @@ class Runner:
         found: list[TokenLogprobs] = []
         for start in range(0, len(targets), step):
             logits = self.model.logits(hidden[start : start + step])
-            found += prompt_logprobs(logits, targets[start : start + step], num_top)
+            found += prompt_logprobs(self.model.ops, logits, targets[start : start + step], num_top)
         return found
 
 

@@ -236,13 +236,13 @@ def generate(folder: Path, prompts: list[list[int]], max_tokens: int) -> list[li
 def save_wordy_model(folder: Path) -> Path:
     """A tiny random model with the tokenizer and the vocabulary of the shipped one, and end tokens."""
     shipped = Path(__file__).parents[2] / "examples" / "models" / "tiny"
-    config = LlamaConfig(
+    config = hf.LlamaConfig(
         num_attention_heads=2,
         num_key_value_heads=1,
         tie_word_embeddings=True,
         **{**_SHAPE, "vocab_size": 468, "hidden_size": 32, "eos_token_id": [3, 77]},
     )
     torch.manual_seed(5)
-    LlamaForCausalLM(config).save_pretrained(folder)
+    hf.LlamaForCausalLM(config).save_pretrained(folder)
     (folder / "tokenizer.json").write_bytes((shipped / "tokenizer.json").read_bytes())
     return folder
