@@ -18,13 +18,12 @@ def is_repeating(token_ids: Sequence[int], start: int, repetition: RepetitionDet
     count = repetition.min_count
     if count < 2:
         return False
-    last = token_ids[-1]
     for size in range(max(1, repetition.min_pattern_size), repetition.max_pattern_size + 1):
         if size * count > num_tokens:
             return False
         # Most sizes fail at their first comparison. A tail repeats with period `size` where each token
         # equals the one `size` before it.
-        if token_ids[-1 - size] == last and _has_period(token_ids, size, size * (count - 1)):
+        if token_ids[-1 - size] == token_ids[-1] and _has_period(token_ids, size, size * (count - 1)):
             return True
     return False
 
