@@ -29,6 +29,8 @@ class RunningSet:
         """Sequences here of the kinds that sample nothing."""
         self.has_changed = True
         """Whether something happened that may let a waiting sequence start; the scheduler resets it."""
+        self.last_shared_prompt_step = NO_STEP
+        """When the last of a prompt was scheduled that siblings may share: from the next step on."""
         self._blocks = blocks
         self._admission = admission
         self._waiting = waiting
@@ -150,8 +152,9 @@ class RunningSet:
     def _run(self, step: StepBuilder, seq: Sequence, num_tokens: int) -> None:
         had_prompt = seq.prompt_step != NO_STEP
         step.run(seq, num_tokens)
-        if not had_prompt and seq.prompt_step != NO_STEP:
-            self.has_changed = True  # its siblings may share it in the next step
+        if not had_prompt and seq.prompt_step != NO_STEP and len(seq.family.live) > 1:
+            self.last_shared_prompt_step = step.number
+            self.has_changed = True
         if seq.prompt_step != NO_STEP and seq.num_tokens - seq.num_computed_tokens == 1:
             seq.decodes_until = min(len(seq.block_table) * self._blocks.block_size, seq.max_num_tokens - 1)
 

@@ -230,6 +230,9 @@ class Scheduler:
             self._count_prompt(seq, start)
             running.start(step, seq, start)
             num_soon += max(1, blocks.blocks_for(seq.num_tokens) - len(seq.block_table))
+            running.has_changed = True  # the window has moved on
+        if running.last_shared_prompt_step == step.number:
+            running.has_changed = True  # siblings had still to wait
         self._num_free_at_look = blocks.num_free
 
     def _count_prompt(self, seq: Sequence, start: Start) -> None:

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from engine.batch import Batch, NewRow, StepResult
 from engine.request import TokenLogprobs
 
-VOCAB_SIZE = 10
-
 
 @dataclass
 class Row:
@@ -33,7 +31,7 @@ class RunnerModel:
     in_flight: list[Batch] = field(default_factory=list)
 
     def run(self, batch: Batch, token_ids: list[int]) -> StepResult:
-        """Applies a batch's changes and runs it, sampling the tokens given; asserts what a runner relies on."""
+        """Applies a batch's changes and runs it, sampling the tokens given. Asserts what runners rely on."""
         self._apply(batch)
         assert 0 < sum(batch.num_scheduled_tokens) <= self.max_num_batched_tokens
         assert len(set(batch.rows)) == len(batch.rows)

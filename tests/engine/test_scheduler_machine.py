@@ -10,29 +10,21 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from engine.batch import NO_TOKEN, NOTHING_ALLOWED, Batch, StepResult
 from engine.blocks import BlockManager
-from engine.constraint import ConstraintViolated
 from engine.request import Output, RepetitionDetection, Request, RequestParams, Sample
 from engine.scheduler import Limits, Scheduler
-from tests.engine.runner_model import VOCAB_SIZE, RunnerModel
+from tests.engine.runner_model import RunnerModel
+from tests.engine.scheduling import COMPLETE, EOS, FORBIDDEN, STOP, VOCAB_SIZE, Follower
 
-EOS, STOP, COMPLETE, FORBIDDEN = 9, 8, 7, 6
 WINDOW = 24
-
-
-class Follower:
-    """A constraint that is complete after one token, and violated by another."""
-
-    def __init__(self, seen: list[int]) -> None:
-        self.seen = seen
-
-    def accept(self, token_id: int) -> bool:
-        if token_id == FORBIDDEN:
-            raise ConstraintViolated("forbidden")
-        self.seen.append(token_id)
-        return token_id == COMPLETE
-
-    def fork(self) -> Follower:
-        return Follower(self.seen.copy())
+EMPTY_BATCH = Batch(
+    retired_rows=[],
+    new_rows=[],
+    copied_blocks=[],
+    appended_blocks=[],
+    rows=[],
+    num_scheduled_tokens=[],
+    sampled_rows=[],
+)
 
 
 @dataclass
@@ -157,7 +149,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         asked = self.asked[request.request_id] = Asked(request, constrained and kind == "generate", outputs)
         self.live |= {(request.request_id, index) for index in indices}
         endings = {index: asked.ending(output, self.window)[0] for index, output in outputs.items() if output}
-        for output in self.scheduler.add(request, Follower([]) if asked.constrained else None):
+        for output in self.scheduler.add(request, Follower() if asked.constrained else None):
             assert not output.token_ids
             if output.error is not None:
                 self.live -= {(request.request_id, index) for index in indices}
@@ -206,7 +198,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def run(self, batch: Batch, sampled: list[int]) -> None:
         if not batch.rows:  # nobody runs it, so it must not carry what has changed
-            assert not (batch.retired_rows or batch.new_rows or batch.copied_blocks or batch.appended_blocks)
+            assert batch == EMPTY_BATCH
             return
         self.results.append(self.runner.run(batch, sampled))
         for new in batch.new_rows:
