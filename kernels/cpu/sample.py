@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kernels.cpu.row_sum import CHUNK, chunk_sums, pad_width
-from kernels.cpu.wide import sample_wide
+from kernels.cpu.wide import wide_weights
 from kernels.sample import SamplingTensors
 
 PREFIX = 160
@@ -45,8 +45,12 @@ def sample(logits: Tensor, uniforms: Tensor, params: SamplingTensors) -> Tensor:
 
 def _sample_unfiltered(scaled: Tensor, uniforms: Tensor) -> Tensor:
     """The inverse CDF over whole rows. Overwrites `scaled`."""
-    num_rows, vocab_size = scaled.shape
-    weights = scaled.sub_(scaled.amax(1, keepdim=True)).exp_()
+    return _draw(scaled.sub_(scaled.amax(1, keepdim=True)).exp_(), uniforms)
+
+
+def _draw(weights: Tensor, uniforms: Tensor) -> Tensor:
+    """The inverse CDF of weights [R, V] in vocabulary order: first the chunk, then the token in it."""
+    num_rows, vocab_size = weights.shape
     if pad_width(vocab_size) > vocab_size:
         weights = torch.nn.functional.pad(weights, (0, pad_width(vocab_size) - vocab_size))
     cdf = chunk_sums(weights).cumsum(1)
@@ -55,6 +59,14 @@ def _sample_unfiltered(scaled: Tensor, uniforms: Tensor) -> Tensor:
     before = torch.where(chunk > 0, cdf.gather(1, (chunk - 1).clamp_(min=0)), 0.0)
     within = weights.view(num_rows, -1, CHUNK)[torch.arange(num_rows), chunk[:, 0]].double().cumsum(1)
     return chunk[:, 0] * CHUNK + _first_above(within, target - before)
+
+
+def _sample_wide(scaled: Tensor, uniforms: Tensor, k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
+    weights = torch.empty_like(scaled)
+    filters = zip(k.tolist(), top_p.tolist(), min_p.tolist(), strict=True)
+    for row, of_row, out in zip(scaled.numpy(), filters, weights.numpy(), strict=True):
+        wide_weights(row, of_row, out)
+    return _draw(weights, uniforms)
 
 
 def _first_above(cdf: Tensor, target: Tensor) -> Tensor:
@@ -85,9 +97,9 @@ def _sample_filtered(scaled: Tensor, uniforms: Tensor, k: Tensor, top_p: Tensor,
     cdf = mass.gather(1, order).double().cumsum(1)
     place = _first_above(cdf, uniforms.double()[:, None] * cdf[:, -1:])
     tokens = ids.gather(1, place[:, None])[:, 0]
-    for row in (~inside).nonzero()[:, 0].tolist():
-        wanted = (int(k[row]), float(top_p[row]), float(min_p[row]))
-        tokens[row] = sample_wide(scaled[row].numpy(), float(uniforms[row]), wanted)
+    if not bool(inside.all()):
+        wide = (~inside).nonzero()[:, 0]
+        tokens[wide] = _sample_wide(scaled[wide], uniforms[wide], k[wide], top_p[wide], min_p[wide])
     return tokens
 
 
