@@ -5,22 +5,20 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import torch
 
 from engine.blocks import BlockManager
 from engine.config import EngineConfig
 from engine.errors import ConfigError, ModelError
-from engine.models.checkpoint import Checkpoint, fingerprint
-from engine.models.decoder import Decoder
-from engine.models.families import EMBEDDING, LM_HEAD, spec_of, with_own_lm_head
+from engine.models.checkpoint import fingerprint
+from engine.models.families import spec_of
 from engine.models.folder import eos_token_ids, read_config, resolve_folder
+from engine.models.load import load_decoder
 from engine.models.spec import DecoderSpec
 from engine.request import Output, Request, RequestParams
 from engine.runner import Runner, RunnerSizes
 from engine.scheduler import Limits, Scheduler
-from kernels.opset import load_op_set
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +35,8 @@ class Engine:
         self.config = config
         check_ranges(config)
         on_phase(f"finding {config.model}")
-        self.model_path = resolve_folder(config.model, on_phase)
+        dummy = config.load_format == "dummy"
+        self.model_path = resolve_folder(config.model, on_phase, with_weights=not dummy)
         hf_config = read_config(self.model_path)
         spec = spec_of(hf_config)
         torch.set_num_threads(num_threads(config, spec.num_parameters))
@@ -45,7 +44,7 @@ class Engine:
         self.eos_token_ids = eos_token_ids(self.model_path, hf_config)
         self.sizes = runner_sizes(config, spec)
         model = load_decoder(self.model_path, spec, config, self.sizes.max_model_len, on_phase)
-        self.fingerprint = fingerprint(self.model_path, config.precision)
+        self.fingerprint = fingerprint(self.model_path, config.precision, dummy=dummy)
         self.runner = Runner(model, self.sizes)
         self.scheduler = Scheduler(
             Limits(
@@ -143,8 +142,10 @@ def runner_sizes(config: EngineConfig, spec: DecoderSpec) -> RunnerSizes:
     """
     window = config.max_model_len or spec.max_position_embeddings
     if window > spec.max_position_embeddings:
+        reason = f" ({spec.window_reason})" if spec.window_reason else ""
         raise ConfigError(
             f"max_model_len is {window}, but the model was made for {spec.max_position_embeddings} tokens"
+            f"{reason}"
         )
     block_bytes = (
         2 * spec.num_layers * config.block_size * spec.num_kv_heads * spec.head_dim * BYTES_PER_ELEMENT
@@ -165,25 +166,3 @@ def runner_sizes(config: EngineConfig, spec: DecoderSpec) -> RunnerSizes:
         log.warning("the KV cache holds %d tokens: the window shrinks from %d to that", fitting, window)
         window = fitting
     return RunnerSizes(config.max_num_seqs, window, num_blocks, config.block_size)
-
-
-def load_decoder(
-    folder: Path,
-    spec: DecoderSpec,
-    config: EngineConfig,
-    num_positions: int,
-    on_phase: Callable[[str], None],
-) -> Decoder:
-    """Reads the folder's weights into the layout of the configured op set. Raises WeightsError."""
-    checkpoint = Checkpoint(folder)
-    if checkpoint.has(LM_HEAD) and not checkpoint.same(LM_HEAD, EMBEDDING):
-        spec = with_own_lm_head(spec)  # transformers does not tie two that differ, whatever the config says
-    params = [(param, 0) for param in spec.outer_params]
-    params += [(param, i) for i in range(spec.num_layers) for param in spec.layer_params]
-    checkpoint.require(params, spec.ignored_tensors)
-
-    def on_layer(layer: int) -> None:
-        on_phase(f"loading weights, layer {layer + 1} of {spec.num_layers}")
-
-    with torch.inference_mode():
-        return Decoder(spec, load_op_set(config.ops), checkpoint, num_positions, on_layer)
