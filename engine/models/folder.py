@@ -16,8 +16,11 @@ IGNORE_PATTERNS: Final = ("*/*", "consolidated*", "model.*.safetensors", "model-
 """Of these, what is not: subfolders, Mistral's own copy of the weights, variants (model.fp16.safetensors)."""
 
 
-def resolve_folder(model: str, on_phase: Callable[[str], None] = lambda phase: None) -> Path:
-    """The local folder of a model: a path, or a hub id, which is fetched (or found in the hub's local cache).
+def resolve_folder(
+    model: str, on_phase: Callable[[str], None] = lambda phase: None, *, with_weights: bool = True
+) -> Path:
+    """The local folder of a model: a path, or a hub id, which is fetched (or found in the hub's local cache),
+    without its weights if they are not wanted.
 
     The user's hub token is used where there is one (HF_TOKEN, or `hf auth login`). Raises ModelNotFound, and
     WeightsError for a hub model without safetensors.
@@ -32,8 +35,8 @@ def resolve_folder(model: str, on_phase: Callable[[str], None] = lambda phase: N
     if path.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
         raise ModelNotFound(f"there is no folder {model} (and a hub id looks like OWNER/NAME)")
     on_phase(f"downloading {model}")
-    folder = _snapshot(model)
-    if not any(folder.glob("*.safetensors")):
+    folder = _snapshot(model, ALLOW_PATTERNS if with_weights else ("*.json", "*.jinja"))
+    if with_weights and not any(folder.glob("*.safetensors")):
         raise WeightsError(
             f"{model} on the hub has no weights as .safetensors; .bin (pickle) can run code when opened and "
             "is not read: convert it in a place that you trust, with "
@@ -42,7 +45,7 @@ def resolve_folder(model: str, on_phase: Callable[[str], None] = lambda phase: N
     return folder
 
 
-def _snapshot(model: str) -> Path:
+def _snapshot(model: str, allow_patterns: tuple[str, ...]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -55,7 +58,7 @@ def _snapshot(model: str) -> Path:
     try:
         return Path(
             snapshot_download(
-                model, allow_patterns=list(ALLOW_PATTERNS), ignore_patterns=list(IGNORE_PATTERNS)
+                model, allow_patterns=list(allow_patterns), ignore_patterns=list(IGNORE_PATTERNS)
             )
         )
     except GatedRepoError as error:

@@ -17,7 +17,7 @@ from tests.engine.random_requests import random_request
 from tests.engine.run import engine_of
 from tests.engine.tiny_models import save_wordy_model
 
-NUM_REQUESTS = 1200
+NUM_REQUESTS = 600
 
 Key = tuple[str, int]
 
@@ -43,10 +43,13 @@ class Answer(msgspec.Struct):
 
 def drive(engine: Engine, answers: dict[Key, Answer], steps: int | None = None) -> None:
     """Steps until there is no work, or some steps."""
+    rarely = 0
     while engine.has_work and steps != 0:
         for output in engine.step():
             answers[output.request_id, output.sample].add(output)
-        engine.scheduler.check_integrity()
+        if rarely % 8 == 0:
+            engine.scheduler.check_integrity()
+        rarely += 1
         steps = None if steps is None else steps - 1
 
 
@@ -133,7 +136,7 @@ def test_every_request_gives_what_it_gives_alone(
     assert engine.scheduler.blocks.num_free == engine.sizes.num_blocks
     assert len(aborted) > 50
     if "tiny" in name:
-        assert engine.scheduler.num_preemptions > 50
+        assert engine.scheduler.num_preemptions > 30
     if settings.get("prefix_cache", True):
         assert engine.scheduler.num_cached_tokens > 1000
 

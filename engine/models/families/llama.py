@@ -73,21 +73,7 @@ def llama_spec(differences: Differences, config: Any, architecture: str) -> Deco
     hidden: int = config.hidden_size
     layers = _layers(differences, config)
     window, window_reason = window_of(config, next((layer.rope for layer in layers if layer.rope), None))
-    moe = None
-    if differences.mlp == "moe":
-        renormalize = bool(getattr(config, "norm_topk_prob", True))
-        moe = MoeSpec(
-            num_experts=config.num_local_experts, top_k=config.num_experts_per_tok, renormalize=renormalize
-        )
-    multipliers: dict[str, float] = {}
-    if differences.multipliers:
-        multipliers = {
-            "embedding_multiplier": float(config.embedding_multiplier),
-            "residual_multiplier": float(config.residual_multiplier),
-            "logits_divisor": float(config.logits_scaling),
-        }
-    if differences.scaled_embedding:
-        multipliers = {"embedding_multiplier": hidden**0.5}
+    embedding_multiplier, residual_multiplier, logits_divisor = _multipliers(differences, config)
     return DecoderSpec(
         architecture=architecture,
         vocab_size=config.vocab_size,
@@ -104,12 +90,40 @@ def llama_spec(differences: Differences, config: Any, architecture: str) -> Deco
         ),
         lm_head=matrix("lm_head", "lm_head.weight", config.vocab_size, hidden),
         tied=bool(config.tie_word_embeddings),
-        moe=moe,
+        moe=_moe(config) if differences.mlp == "moe" else None,
         qk_norm=differences.qk_norm,
+        embedding_multiplier=embedding_multiplier,
+        residual_multiplier=residual_multiplier,
+        logits_divisor=logits_divisor,
         logit_soft_cap=float(getattr(config, "final_logit_softcapping", None) or 0.0),
         ignored_tensors=("*.rotary_emb.inv_freq",),
-        **multipliers,
     )
+
+
+def _multipliers(differences: Differences, config: Any) -> tuple[float, float, float]:
+    """Of the embedding, of what is added to the residual, and what divides the logits."""
+    if differences.scaled_embedding:
+        return config.hidden_size**0.5, 1.0, 1.0
+    if differences.multipliers:
+        return (
+            float(config.embedding_multiplier),
+            float(config.residual_multiplier),
+            float(config.logits_scaling),
+        )
+    return 1.0, 1.0, 1.0
+
+
+def _moe(config: Any) -> MoeSpec:
+    return MoeSpec(
+        num_experts=_num_experts(config),
+        top_k=config.num_experts_per_tok,
+        renormalize=bool(getattr(config, "norm_topk_prob", True)),
+    )
+
+
+def _num_experts(config: Any) -> int:
+    """Mixtral says num_local_experts, Qwen3-MoE num_experts; which of the two is read as both has changed."""
+    return getattr(config, "num_experts", None) or config.num_local_experts
 
 
 def _layers(differences: Differences, config: Any) -> tuple[LayerSpec, ...]:
@@ -210,7 +224,7 @@ def _mlp_params(differences: Differences, config: Any, mlp: MlpKind) -> list[Par
         case "moe":
             module, *names = differences.experts
             moe_inner: int = getattr(config, "moe_intermediate_size", None) or inner
-            sizes = (config.num_local_experts, moe_inner, hidden)
+            sizes = (_num_experts(config), moe_inner, hidden)
             router: tuple[tuple[str, tuple[int, ...]], ...] = (
                 (f"{LAYER}.{module}.gate.weight", (sizes[0], hidden)),
             )
