@@ -41,6 +41,16 @@ _Int32s = np.ndarray[tuple[int, ...], np.dtype[np.int32]]
 
 
 @dataclass(frozen=True, slots=True)
+class RowSlopes:
+    """What ALiBi needs to know of a group's rows."""
+
+    slopes: Tensor
+    """[kv_heads, n, M, 1] float32: of each row's head."""
+    last_keys: Tensor
+    """[n, M or 1, 1] float32: which of the L keys is each query's own."""
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     """Tiles that run as one product per KV head: n tiles, M query rows, L keys in W blocks."""
 
@@ -48,16 +58,12 @@ class Group:
     """[kv_heads · n · M] int64: rows of q seen as [T · heads, D]; padding repeats a tile's last row."""
     blocks: Tensor
     """[n · W] int32: rows of a cache seen as [blocks, block_size · kv_heads · D]."""
-    head_bias: Tensor
-    """[n, M or 1, K] float32: 0 where a query sees a key, else -inf; of the first K keys: those that a window
-    hides from some query. K is 0 without a window."""
-    tail_bias: Tensor
-    """[n, M or 1, K] float32, likewise, of the last K keys: those that some query comes before. For whole
-    contexts it would take tokens · heads · context floats."""
-    last_keys: Tensor
-    """[n, M or 1, 1] float32: which of the L keys is each query's own."""
-    slopes: Tensor | None
-    """[kv_heads, n, M, 1] float32: the ALiBi slope of each row's head."""
+    bias: Tensor
+    """[n, M or 1, K] float32: 0 where a query sees a key, else -inf; of the last K keys, as every query comes
+    after all before them. For whole contexts it would take tokens · heads · context floats."""
+    window_bias: Tensor | None
+    """[n, M or 1, K] float32, likewise, of the first K keys: those that the window hides from some query."""
+    slopes: RowSlopes | None
     num_tiles: int
     num_keys: int
 
@@ -161,24 +167,28 @@ def _index(tiles: _Tiles, tables: _Int32s, block_size: int, shape: AttentionShap
     if most_queries == 1:
         last_keys = last_keys[:, :1]
     last_keys = last_keys[:, :, None]
-    slopes = None
-    if shape.alibi_slopes:
-        slopes = torch.tensor(shape.alibi_slopes)[torch.from_numpy(head)][..., None]
     return Group(
         query_rows=torch.from_numpy(query_rows.reshape(-1)),
         blocks=torch.from_numpy(_blocks(tiles, tables, -(-num_keys // block_size), block_size)),
-        head_bias=_bias(np.arange(_num_hidden(last_keys, shape.window)) <= last_keys - shape.window),
-        tail_bias=_bias(np.arange(int(last_keys.min()) + 1, num_keys) > last_keys),
-        last_keys=torch.from_numpy(last_keys.astype(np.float32)),
-        slopes=slopes,
+        bias=_bias(np.arange(int(last_keys.min()) + 1, num_keys) > last_keys),
+        window_bias=_window_bias(last_keys, shape.window),
+        slopes=_slopes(head, last_keys, shape.alibi_slopes) if shape.alibi_slopes else None,
         num_tiles=len(tiles.seqs),
         num_keys=num_keys,
     )
 
 
-def _num_hidden(last_keys: Ints, window: int) -> int:
-    """How many of a group's first keys a window hides from some query."""
-    return max(int(last_keys.max()) - window + 1, 0) if window else 0
+def _slopes(head: Ints, last_keys: Ints, slopes: tuple[float, ...]) -> RowSlopes:
+    of_rows = np.array(slopes, dtype=np.float32)[head][..., None]
+    return RowSlopes(torch.from_numpy(of_rows), torch.from_numpy(last_keys.astype(np.float32)))
+
+
+def _window_bias(last_keys: Ints, window: int) -> Tensor | None:
+    """None where no query's window begins after the group's first key."""
+    num_hidden = int(last_keys.max()) - window + 1
+    if not window or num_hidden <= 0:
+        return None
+    return _bias(np.arange(num_hidden) <= last_keys - window)
 
 
 def _bias(hidden: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> Tensor:
