@@ -7,7 +7,6 @@ promised of our own operations, see docs/architecture.md.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,25 +16,26 @@ import torch
 from torch import Tensor
 
 from engine.config import EngineConfig
-from engine.errors import EngineError, ModelError, UnsupportedModel, WeightsError
-from engine.models.checkpoint import Checkpoint
-from engine.models.fallback_attention import PAGED, AttentionRefused, Layers, PagedStep, register
-from engine.models.fallback_config import FallbackSizes, fallback_class, fallback_sizes
+from engine.errors import EngineError, UnsupportedModel
+from engine.models.fallback_attention import PAGED, AttentionRefused, Layers, PagedStep
+from engine.models.fallback_config import FallbackSizes, fallback_sizes
 from engine.models.fallback_linear import pack_linears
 from engine.models.fallback_probe import (
     TOLERANCES,
     compare,
     discover,
+    error_of,
     prompts_of,
-    relative_error,
     run_decoder,
     switch_attention,
 )
+from engine.models.fallback_weights import load_whole
 from engine.models.model import KVCache
-from kernels.attention import AttentionPlan, AttentionShape
+from kernels.attention import AttentionPlan
 from kernels.opset import OpSet
 
-DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+HEAD_FACTORS: Final = ("logit_scale", "logits_scaling", "lm_head_multiplier")
+"""Fields by which families multiply or divide their logits: Cohere, Granite, Falcon-H1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +92,12 @@ def load_fallback(
     Raises UnsupportedModel, WeightsError or ModelError.
     """
     sizes = fallback_sizes(hf_config)
-    register()
     on_phase(f"loading weights of {sizes.architecture} by transformers")
-    whole = _load(folder, hf_config, config)
-    whole.eval().requires_grad_(False)
+    whole = load_whole(folder, hf_config, config)
     on_phase(f"checking {sizes.architecture} against transformers' own attention")
     try:
         with torch.inference_mode():
-            return _prove(whole, ops, sizes, on_phase)
+            return _prove(whole, ops, sizes)
     except EngineError:
         raise
     except AttentionRefused as error:
@@ -110,71 +108,41 @@ def load_fallback(
         ) from error
 
 
-def _prove(whole: Any, ops: OpSet, sizes: FallbackSizes, on_phase: Callable[[str], None]) -> FallbackModel:
+def _prove(whole: Any, ops: OpSet, sizes: FallbackSizes) -> FallbackModel:
+    """Exchanges what is exchanged, and compares before and after; see `engine.models.fallback_probe`."""
     prompts = prompts_of(sizes.vocab_size, sizes.max_position_embeddings)
-    expected: list[Tensor] = []
-    for prompt in prompts:
-        hidden, logits = _run_eagerly(whole, prompt)
-        head = _find_head(whole, hidden, logits)
-        expected.append(logits)
-    pack_linears(whole, ops, lambda path: on_phase(f"packing {path}"))
-    layers = discover(whole, whole.get_decoder(), sizes.num_layers)
-    shape = layers.shapes[0]
-    if (shape.num_kv_heads, shape.head_dim) != (sizes.num_kv_heads, sizes.head_dim):
-        raise UnsupportedModel(
-            f"architecture {sizes.architecture} is not supported: it has {shape.num_kv_heads} KV heads of "
-            f"{shape.head_dim}, where its config says {sizes.num_kv_heads} of {sizes.head_dim}"
-        )
+    runs = [_run_eagerly(whole, prompt) for prompt in prompts]
+    head = _find_head(whole, *runs[0])
+    pack_linears(whole, ops)
+    layers = discover(whole, sizes.num_layers)
+    found = {
+        "KV heads": (layers.shapes[0].num_kv_heads, sizes.num_kv_heads),
+        "channels per head": (layers.shapes[0].head_dim, sizes.head_dim),
+        "logits": (runs[0][1].shape[1], sizes.vocab_size),
+        "channels": (runs[0][0].shape[1], sizes.hidden_size),
+    }
+    for what, (is_, named) in found.items():
+        if is_ != named:
+            raise UnsupportedModel(
+                f"architecture {sizes.architecture} is not supported: it has {is_} {what}, "
+                f"where its config says {named}"
+            )
     switch_attention(whole, PAGED)
     model = FallbackModel(whole, ops, sizes, layers, head)
-    compare(whole, model, expected, prompts)
+    compare(whole, model, [logits for _, logits in runs], prompts)
     return model
-
-
-def _load(folder: Path, hf_config: Any, config: EngineConfig) -> Any:
-    """The model with transformers' own attention, in the configured precision."""
-    from transformers import AutoModelForCausalLM
-
-    model_class = fallback_class(hf_config)
-    hf_config = copy.deepcopy(hf_config)
-    dtype = DTYPES[config.precision]
-    try:
-        if config.load_format == "dummy":
-            return AutoModelForCausalLM.from_config(hf_config, dtype=dtype, attn_implementation="eager")
-        Checkpoint(folder)  # says in words what is missing or no safetensors
-        whole, loading = model_class.from_pretrained(
-            folder,
-            config=hf_config,
-            dtype=dtype,
-            attn_implementation="eager",
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except EngineError:
-        raise
-    except Exception as error:  # transformers raises many types
-        raise ModelError(f"transformers cannot load {folder}: {error}") from error
-    problems = [
-        f"{len(found)} {what} ({', '.join(sorted(map(str, found))[:3])}{' …' if len(found) > 3 else ''})"
-        for what, found in (
-            ("missing", loading["missing_keys"]),
-            ("of the wrong shape", loading["mismatched_keys"]),
-            ("that the model has no place for", loading["unexpected_keys"]),
-        )
-        if found
-    ]
-    if problems:
-        raise WeightsError(f"the weights in {folder} do not fit {model_class.__name__}: {'; '.join(problems)}")
-    return whole
 
 
 def _run_eagerly(whole: Any, prompt: list[int]) -> tuple[Tensor, Tensor]:
     """The model as transformers runs it. Returns last hidden states and logits [tokens, …] of the prompt."""
     seen: list[Tensor] = []
-    hook = whole.get_decoder().register_forward_hook(lambda *call: seen.append(call[2].last_hidden_state))
+
+    def look(module: Any, inputs: Any, output: Any) -> None:
+        seen.append(output.last_hidden_state)
+
+    hook = whole.get_decoder().register_forward_hook(look)
     try:
-        token_ids = torch.tensor([prompt])
+        token_ids = torch.tensor([prompt], device=whole.device)
         logits = whole(input_ids=token_ids, use_cache=False).logits
     finally:
         hook.remove()
@@ -183,19 +151,18 @@ def _run_eagerly(whole: Any, prompt: list[int]) -> tuple[Tensor, Tensor]:
 
 def _find_head(whole: Any, hidden: Tensor, logits: Tensor) -> Head:
     """What the model does to its output layer's logits, of what the known fields of its config may mean."""
-    config, plain = whole.config, whole.get_output_embeddings()(hidden)
-    factors = [getattr(config, name, None) for name in ("logit_scale", "logits_scaling", "lm_head_multiplier")]
+    config, output_layer = whole.config, whole.get_output_embeddings()
+    if output_layer is None:
+        raise AttentionRefused("has no output layer of its own")
+    plain = output_layer(hidden)
+    factors = [getattr(config, name, None) for name in HEAD_FACTORS]
     scales = [1.0, *(s for factor in factors if factor for s in (float(factor), 1.0 / float(factor)))]
-    width = getattr(config, "dim_model_base", None)
-    if width:
-        scales.append(width / config.hidden_size)
     caps = {0.0, float(getattr(config, "final_logit_softcapping", None) or 0.0)}
     heads = [Head(scale, cap) for scale in scales for cap in sorted(caps)]
-    errors = [float(relative_error(head.apply(plain), logits).max()) for head in heads]
+    errors = [error_of(head.apply(plain), logits, plain.dtype) for head in heads]
     best = min(range(len(heads)), key=errors.__getitem__)
     if not errors[best] <= TOLERANCES[plain.dtype]:
-        raise UnsupportedModel(
-            f"architecture {type(whole).__name__} is not supported: it makes its logits of its hidden states "
-            "in a way that no known field of its config describes"
+        raise AttentionRefused(
+            "makes its logits of its hidden states in a way that no known field of its config describes"
         )
     return heads[best]

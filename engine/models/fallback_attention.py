@@ -139,7 +139,9 @@ def _shape_of(
             f"{value.shape[3]} of values"
         )
     if query.shape[1] % key.shape[1]:
-        raise AttentionRefused(f"has {query.shape[1]} heads, which {key.shape[1]} key-value heads do not divide")
+        raise AttentionRefused(
+            f"has {query.shape[1]} heads, which {key.shape[1]} key-value heads do not divide"
+        )
     causal = keywords.pop("is_causal", None)
     if not (getattr(module, "is_causal", True) if causal is None else causal):
         raise AttentionRefused("has attention that is not causal")
@@ -168,8 +170,8 @@ def describe_mask(mask_function: Any, local_size: int | None = None, **_: Any) -
     """transformers' mask interface: [1, 1, 1, 1] int64, the window of the mask that the model asks for, 0 for
     all that came before, UNKNOWN_MASK for one that is neither.
 
-    `mask_function(batch, head, query, key)` says whether a query sees a key. It is asked at two far positions,
-    as blocks of fixed places (chunked attention) look like a window at one.
+    `mask_function(batch, head, query, key)` says whether a query sees a key. It is asked at two far
+    positions, as blocks of fixed places (chunked attention) look like a window at one.
     """
     first = 3 * (local_size or 1024) + 1
     windows = {_window_at(mask_function, first + i) for i in range(2)}

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import copy
+import logging
 from typing import Any, Final
 
 import torch
 from msgspec import Struct
 
 from engine.errors import ModelError, UnsupportedModel
+from engine.models.fallback_attention import DESCRIBING, AttentionRefused, register
+from engine.models.fallback_probe import discover
+
+log = logging.getLogger(__name__)
 
 CACHED_LAYERS: Final = frozenset({"full_attention", "sliding_attention", "attention"})
 """Kinds of layers that keep all there is to keep in the KV cache."""
@@ -40,12 +45,14 @@ def fallback_class(config: Any) -> Any:
     what = ", ".join(named) or f"none (model_type {config.model_type!r})"
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UnsupportedModel(f"architecture {what} is not supported: it is no causal language model")
-    found = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    classes = found if isinstance(found, list | tuple) else (found,)
+    found: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    classes: tuple[Any, ...] = tuple(found) if isinstance(found, list | tuple) else (found,)
     model_class = next((c for c in classes if c.__name__ in named), None)
     if model_class is None:
         loaded = " or ".join(c.__name__ for c in classes)
-        raise UnsupportedModel(f"architecture {what} is not supported: transformers would load it as {loaded}")
+        raise UnsupportedModel(
+            f"architecture {what} is not supported: transformers would load it as {loaded}"
+        )
     why = _refusal(config) or _class_refusal(model_class)
     if why is not None:
         raise UnsupportedModel(f"architecture {what} is not supported: it {why}")
@@ -72,6 +79,8 @@ def _refusal(config: Any) -> str | None:
     kinds = sorted(set(getattr(config, "layer_types", None) or ()) - CACHED_LAYERS)
     if kinds:
         return f"has layers of type {', '.join(kinds)}, whose state paged blocks cannot hold"
+    if getattr(config, "kv_lora_rank", None):
+        return "compresses its keys and values (kv_lora_rank), which paged blocks are not made for"
     for name in STATES:
         if getattr(config, name, None):
             return f"has layers that keep a state ({name}), which paged blocks cannot hold"
@@ -81,25 +90,46 @@ def _refusal(config: Any) -> str | None:
 
 
 def fallback_sizes(config: Any) -> FallbackSizes:
-    """Raises UnsupportedModel, and ModelError for a config that its class cannot be made of."""
+    """Sizes by the config and by a model without memory, whose layers are asked how they attend.
+
+    Raises UnsupportedModel, and ModelError for a config that its class cannot be made of.
+    """
     model_class = fallback_class(config)
-    num_heads: int = config.num_attention_heads
+    register()
     try:
         with torch.device("meta"):
-            model = model_class(copy.deepcopy(config))
+            model = model_class._from_config(copy.deepcopy(config), attn_implementation=DESCRIBING)
     except Exception as error:  # its own checks of its config: many types
         raise ModelError(f"{model_class.__name__} cannot be made of this config: {error!r}") from error
-    num_kv_heads: int = getattr(config, "num_key_value_heads", None) or num_heads
+    num_layers: int = config.num_hidden_layers
+    num_kv_heads, head_dim = _head_sizes(config)
+    try:
+        shape = discover(model, num_layers).shapes[0]
+        num_kv_heads, head_dim = shape.num_kv_heads, shape.head_dim
+    except AttentionRefused as error:
+        raise UnsupportedModel(f"architecture {model_class.__name__} is not supported: it {error}") from error
+    except UnsupportedModel:
+        raise
+    except Exception as error:  # an operation that looks at values, as some routers of experts have it
+        log.debug("%s does not run without memory: %r", model_class.__name__, error)
     return FallbackSizes(
         architecture=model_class.__name__,
         vocab_size=config.vocab_size,
         hidden_size=config.hidden_size,
-        num_layers=config.num_hidden_layers,
-        num_kv_heads=1 if getattr(config, "multi_query", False) else num_kv_heads,
-        head_dim=getattr(config, "head_dim", None) or config.hidden_size // num_heads,
+        num_layers=num_layers,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
         max_position_embeddings=_window(config, model_class.__name__),
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
     )
+
+
+def _head_sizes(config: Any) -> tuple[int, int]:
+    """KV heads and their width as configs usually name them."""
+    num_heads: int = config.num_attention_heads
+    num_kv_heads: int = getattr(config, "num_key_value_heads", None) or num_heads
+    head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // num_heads
+    return 1 if getattr(config, "multi_query", False) else num_kv_heads, head_dim
 
 
 def _window(config: Any, architecture: str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.ops = ops
         self.packed = weight
-        # Some models ask a layer's weight for its type or device. One that computes with it finds no elements.
+        # Some models ask a weight for its type or device. One that computes with it finds no elements.
         self.weight = torch.empty(0, dtype=weight.dtype, device=weight.device)
         self.bias = None
         self.in_features = weight.in_features
@@ -32,7 +32,7 @@ class PackedLinear(nn.Module):
         return linear(self.ops, rows, self.packed).view(*x.shape[:-1], self.out_features)
 
 
-def pack_linears(model: nn.Module, ops: OpSet, on_linear: Callable[[str], None]) -> int:
+def pack_linears(model: nn.Module, ops: OpSet) -> int:
     """Replaces every plain linear layer, one after the other, so that no more than one weight is there twice.
 
     Plain are torch's Linear and GPT-2's Conv1D (the same with its weight transposed), themselves and not a
@@ -41,12 +41,12 @@ def pack_linears(model: nn.Module, ops: OpSet, on_linear: Callable[[str], None])
     kept as one parameter stay as they are. Returns how many layers were replaced.
     """
     packed: dict[int, PackedLinear] = {}
-    kept: list[nn.Module] = []  # ids are only unique among living objects
-    for path, module in list(model.named_modules(remove_duplicate=False)):
+    kept: list[Any] = []  # ids are only unique among living objects
+    modules: list[tuple[str, Any]] = list(model.named_modules(remove_duplicate=False))
+    for path, module in modules:
         if id(module) not in packed:
             if not _is_plain(module):
                 continue
-            on_linear(path)
             packed[id(module)] = PackedLinear(ops, _pack(module, ops))
             module._parameters.clear()  # frees the weight, whoever still holds the module
             kept.append(module)
@@ -55,16 +55,14 @@ def pack_linears(model: nn.Module, ops: OpSet, on_linear: Callable[[str], None])
     return len(packed)
 
 
-def _is_plain(module: nn.Module) -> bool:
+def _is_plain(module: Any) -> bool:
     from transformers.pytorch_utils import Conv1D
 
     hooked = module._forward_hooks or module._forward_pre_hooks
     return type(module) in (nn.Linear, Conv1D) and not hooked and "weight" in module._parameters
 
 
-def _pack(module: nn.Module, ops: OpSet) -> LinearWeight:
-    weight, bias = module._parameters["weight"], module._parameters["bias"]
-    assert weight is not None
-    with torch.inference_mode():
-        matrix = weight.detach() if isinstance(module, nn.Linear) else weight.detach().t()
-        return pack_linear(ops, matrix.contiguous(), None if bias is None else bias.detach())
+def _pack(module: Any, ops: OpSet) -> LinearWeight:
+    weight: Tensor = module.weight.detach()
+    bias: Tensor | None = None if module.bias is None else module.bias.detach()
+    return pack_linear(ops, (weight if isinstance(module, nn.Linear) else weight.t()).contiguous(), bias)

@@ -13,24 +13,26 @@ itself is refused, whatever it is.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import zip_longest
+from itertools import accumulate, zip_longest
 from typing import Any, Final, NoReturn
 
 import torch
 from torch import Tensor
 
 from engine.errors import UnsupportedModel
-from engine.models.fallback_attention import DESCRIBING, UNKNOWN_MASK, STEP_KEYWORD, AttentionCall, Layers
-from engine.models.model import Model
+from engine.models.fallback_attention import DESCRIBING, STEP_KEYWORD, UNKNOWN_MASK, AttentionCall, Layers
+from engine.models.model import KVCache, Model
 from kernels.attention import AttentionMetadata, AttentionShape, plan_attention
 
 PROMPT_TOKENS: Final = 64
 SINGLE_TOKENS: Final = 12
 """So many tokens at the end of the prompt are computed one by one."""
 BLOCK_SIZE: Final = 16
-TOLERANCES: Final = {torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.1}
-"""How far a row of logits may be off, as the root mean square of the differences over the row's spread."""
+TOLERANCES: Final = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.15}
+"""How far logits may be off, as `error_of` has it. Measured on random models of 2 layers, which are worse
+than trained ones: at most 5e-5 in fp32, 0.005 in fp16, 0.05 in bf16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +54,16 @@ def prompts_of(vocab_size: int, window: int) -> tuple[list[int], list[int]]:
     return ids[:length], ids[length:]
 
 
-def discover(model: Any, decoder: Any, num_layers: int) -> Layers:
-    """Runs two tokens to see how the layers call attention. `model` is the whole, `decoder` what is inside.
+def discover(model: Any, num_layers: int) -> Layers:
+    """Runs two tokens to see how the layers call attention; it works without memory (device meta) too.
 
-    Raises UnsupportedModel.
+    Raises UnsupportedModel, and whatever the model's code trips over.
     """
     notes = _Notes()
     switch_attention(model, DESCRIBING)
     token_ids = torch.zeros((1, 2), dtype=torch.int64, device=model.device)
     positions = torch.arange(2, device=model.device)[None]
-    run_decoder(decoder, token_ids, positions, notes)
+    run_decoder(model.get_decoder(), token_ids, positions, notes)
     called = [call.layer for call in notes.calls]
     if called != list(range(num_layers)):
         _refuse(model, f"has {num_layers} layers, but calls its attention in layers {called or 'none'}")
@@ -115,55 +117,83 @@ def compare(model: Any, ours: Model, expected: list[Tensor], prompts: tuple[list
         ],
     }
     for way, steps in ways.items():
-        found = _run_paged(ours, prompts, steps)
-        for want, got in zip(expected, found, strict=True):
-            error = relative_error(got, want)
-            if not bool((error <= TOLERANCES[ours.dtype]).all()):
-                worst = int(error.nan_to_num(torch.inf).argmax())
+        for want, got in zip(expected, _run_paged(ours, prompts, steps, model.device), strict=True):
+            error, tolerance = error_of(got, want, ours.dtype), TOLERANCES[ours.dtype]
+            if not error <= tolerance:
                 _refuse(
                     model,
                     "gives other logits with our attention than with transformers' own: computed "
-                    f"{way}, those of token {worst} are off by {float(error[worst]):.2g} of their spread",
+                    f"{way}, they are off by {error:.2g} of their spread (allowed: {tolerance:g})",
                 )
 
 
-def relative_error(found: Tensor, expected: Tensor) -> Tensor:
-    """Of each row of logits, [rows]: root mean square of the differences, over the expected row's spread."""
+def error_of(found: Tensor, expected: Tensor, dtype: torch.dtype) -> float:
+    """Of logits [tokens, vocab_size]: how far the worst token is off, as the root mean square of its
+    differences over the spread of what is expected.
+
+    In half precision, where a rounding may send a token to another expert and change all of its logits, it is
+    the worst median of a quarter of the tokens: of a quarter, as a wrong window only shows late.
+    """
     spread = expected.double().std(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
-    return (found.double() - expected.double()).square().mean(dim=1).sqrt() / spread
+    errors = (found.double() - expected.double()).square().mean(dim=1).sqrt() / spread
+    if dtype != torch.float32:
+        errors = torch.stack([quarter.median() for quarter in errors.chunk(4)])
+    return float(errors.max())  # a NaN is the greatest
 
 
-def _run_paged(model: Model, prompts: tuple[list[int], ...], steps: list[list[int]]) -> list[Tensor]:
-    """Logits of all tokens of each prompt. steps: of each step, how many tokens of each prompt it computes."""
-    width = -(-max(len(prompt) for prompt in prompts) // BLOCK_SIZE)
-    num_blocks = width * len(prompts)
-    shape = model.attention_shapes[0]
-    size = (num_blocks + 1, BLOCK_SIZE, shape.num_kv_heads, shape.head_dim)
-    cache = [(torch.zeros(size, dtype=model.dtype), torch.zeros(size, dtype=model.dtype)) for _ in range(model.num_layers)]
-    # Sequences take turns, last block first: a table that is no plain range.
-    tables = torch.arange(num_blocks, 0, -1, dtype=torch.int32).view(width, -1).t().contiguous()
-    computed = [0] * len(prompts)
-    logits: list[list[Tensor]] = [[] for _ in prompts]
-    for counts in steps:
-        rows = [i for i, count in enumerate(counts) if count]
-        token_ids = [t for i in rows for t in prompts[i][computed[i] : computed[i] + counts[i]]]
-        positions = [computed[i] + j for i in rows for j in range(counts[i])]
-        owners = torch.tensor([i for i in rows for _ in range(counts[i])])
-        at = torch.tensor(positions)
+class _Prompts:
+    """Prompts that take turns in a small paged cache of their own."""
+
+    def __init__(self, model: Model, prompts: Sequence[list[int]], device: torch.device) -> None:
+        self.model = model
+        self.prompts = prompts
+        self.device = device
+        self.computed = [0] * len(prompts)
+        width = -(-max(map(len, prompts)) // BLOCK_SIZE)
+        num_blocks = width * len(prompts)
+        shape = model.attention_shapes[0]
+        size = (num_blocks + 1, BLOCK_SIZE, shape.num_kv_heads, shape.head_dim)
+        self.cache: KVCache = [
+            (
+                torch.zeros(size, dtype=model.dtype, device=device),
+                torch.zeros(size, dtype=model.dtype, device=device),
+            )
+            for _ in range(model.num_layers)
+        ]
+        # The last block first, and by turns: a table that is no plain range.
+        self.tables = torch.arange(num_blocks, 0, -1, dtype=torch.int32).view(width, -1).t().contiguous()
+
+    def step(self, counts: Sequence[int]) -> list[Tensor]:
+        """Computes the next `counts` tokens of the prompts, together. Returns the logits of each."""
+        model, device = self.model, self.device
+        ends = [done + count for done, count in zip(self.computed, counts, strict=True)]
+        rows = [row for row, count in enumerate(counts) if count]
+        at = [(row, position) for row in rows for position in range(self.computed[row], ends[row])]
+        owners, positions = (torch.tensor(values) for values in zip(*at, strict=True))
+        slots = self.tables[owners, positions // BLOCK_SIZE].long() * BLOCK_SIZE + positions % BLOCK_SIZE
         metadata = AttentionMetadata(
-            cu_seqlens_q=torch.tensor([0, *torch.tensor([counts[i] for i in rows]).cumsum(0)], dtype=torch.int32),
-            context_lens=torch.tensor([computed[i] + counts[i] for i in rows], dtype=torch.int32),
-            block_tables=tables[rows],
-            slot_mapping=tables[owners, at // BLOCK_SIZE].long() * BLOCK_SIZE + at % BLOCK_SIZE,
+            cu_seqlens_q=torch.tensor(
+                [0, *accumulate(counts[row] for row in rows)], dtype=torch.int32, device=device
+            ),
+            context_lens=torch.tensor([ends[row] for row in rows], dtype=torch.int32, device=device),
+            block_tables=self.tables[rows].to(device),
+            slot_mapping=slots.to(device),
             block_size=BLOCK_SIZE,
         )
         plans = [plan_attention(model.ops, metadata, shape) for shape in model.attention_shapes]
-        hidden = model.forward(torch.tensor(token_ids), at, cache, plans)
-        of_rows = model.logits(hidden).split([counts[i] for i in rows])
-        for i, part in zip(rows, of_rows, strict=True):
-            logits[i].append(part)
-            computed[i] += counts[i]
-    return [torch.cat(parts) for parts in logits]
+        token_ids = torch.tensor([self.prompts[row][position] for row, position in at], device=device)
+        logits = model.logits(model.forward(token_ids, positions.to(device), self.cache, plans))
+        self.computed = ends
+        return list(logits.split(list(counts)))
+
+
+def _run_paged(
+    model: Model, prompts: tuple[list[int], ...], steps: list[list[int]], device: torch.device
+) -> list[Tensor]:
+    """Logits of all tokens of each prompt. steps: how many tokens of each prompt every step computes."""
+    running = _Prompts(model, prompts, device)
+    parts = [running.step(counts) for counts in steps]
+    return [torch.cat(of_prompt) for of_prompt in zip(*parts, strict=True)]
 
 
 def _refuse(model: Any, why: str) -> NoReturn:

@@ -1,0 +1,62 @@
+"""Loading a model by transformers: from safetensors, or with random weights."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from engine.config import EngineConfig
+from engine.errors import EngineError, ModelError, WeightsError
+from engine.models.checkpoint import Checkpoint
+from engine.models.fallback_config import fallback_class
+
+DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def load_whole(folder: Path, hf_config: Any, config: EngineConfig) -> Any:
+    """The model with transformers' own attention, in the configured precision, not for training.
+
+    Raises WeightsError where tensors are missing, superfluous or of another shape, else ModelError.
+    """
+    model_class = fallback_class(hf_config)
+    hf_config = copy.deepcopy(hf_config)  # it is given another attention later
+    dtype = DTYPES[config.precision]
+    try:
+        if config.load_format == "dummy":
+            whole = model_class._from_config(hf_config, dtype=dtype, attn_implementation="eager")
+        else:
+            Checkpoint(folder)  # says in words what is missing, or no safetensors
+            whole, loading = model_class.from_pretrained(
+                folder,
+                config=hf_config,
+                dtype=dtype,
+                attn_implementation="eager",
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+            _check(folder, model_class.__name__, loading)
+    except EngineError:
+        raise
+    except Exception as error:  # transformers raises many types
+        raise ModelError(f"transformers cannot load {folder}: {error!r}") from error
+    return whole.eval().requires_grad_(False)
+
+
+def _check(folder: Path, architecture: str, loading: dict[str, Any]) -> None:
+    """transformers fills what is missing with random numbers, and leaves out what it has no place for."""
+    problems: list[str] = []
+    for what, found in (
+        ("missing", loading["missing_keys"]),
+        ("of the wrong shape", loading["mismatched_keys"]),
+        ("that it has no place for", loading["unexpected_keys"]),
+    ):
+        if found:
+            names = sorted(map(str, found))
+            shown = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
+            problems.append(f"{len(names)} {what} ({shown})")
+    if problems:
+        raise WeightsError(f"the tensors in {folder} do not fit {architecture}: {'; '.join(problems)}")
