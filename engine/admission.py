@@ -33,7 +33,7 @@ class Admission:
         """A sequence is about to wait: hashes what it may look for."""
         if self._blocks.prefix_cache:
             self._blocks.extend_hashes(seq.block_hashes, seq.token_ids)
-            looks_up = seq.block_hashes and not seq.needs_whole_prompt
+            looks_up = seq.num_tokens > self._blocks.block_size and not seq.needs_whole_prompt
             seq.first_hash = seq.block_hashes[0] if looks_up else None
 
     def plan(self, seq: Sequence, step: int, patient: bool = True) -> Start | None:

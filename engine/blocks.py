@@ -115,10 +115,15 @@ class BlockManager:
     def extend_hashes(self, block_hashes: list[bytes], token_ids: Sequence[int]) -> None:
         """Appends the hashes of these tokens' further full blocks. Each covers all tokens before it too."""
         size = self.block_size
+        num_hashed = len(block_hashes) * size
+        if len(token_ids) - num_hashed < size:
+            return
+        tokens = array("i", token_ids[num_hashed:])
+        data = tokens.tobytes()
+        num_bytes = size * tokens.itemsize
         parent = block_hashes[-1] if block_hashes else b""
-        for start in range(len(block_hashes) * size, len(token_ids) - size + 1, size):
-            tokens = array("q", token_ids[start : start + size]).tobytes()
-            parent = blake2b(parent + tokens, digest_size=_HASH_BYTES).digest()
+        for start in range(0, len(data) - num_bytes + 1, num_bytes):
+            parent = blake2b(parent + data[start : start + num_bytes], digest_size=_HASH_BYTES).digest()
             block_hashes.append(parent)
 
     def check_integrity(self, tables: Iterable[Iterable[int]]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from engine.admission import Admission, Start
 from engine.batch import Batch, StepResult
@@ -91,6 +92,8 @@ class Scheduler:
             return [
                 Output(request_id=request_id, token_ids=[], error="a request with this id is already running")
             ]
+        if request.kind == "score" and request.params.prompt_logprobs is None:
+            request = replace(request, params=replace(request.params, prompt_logprobs=0))
         family = Family(request)
         outputs: list[Output] = []
         for sample in sorted(request.samples, key=lambda sample: sample.index):
@@ -195,13 +198,14 @@ class Scheduler:
     def _queue(self, family: Family) -> None:
         request = family.request
         self._families[request.request_id] = family
-        if request.kind == "score" or (
-            request.kind == "generate" and request.params.prompt_logprobs is not None
-        ):
+        if request.kind != "embed" and request.params.prompt_logprobs is not None:
             family.scorer = next(iter(family.live.values()))
             family.scorer.needs_whole_prompt = True
+        prompt_hashes: list[bytes] = []
         for seq in family.live.values():
+            seq.block_hashes = prompt_hashes.copy()  # the same for all: hashed once
             self._admission.prepare(seq)
+            prompt_hashes = seq.block_hashes[: seq.num_prompt_tokens // self.blocks.block_size]
             self._waiting.append(seq)
         self._running.has_changed = True
 

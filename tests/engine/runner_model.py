@@ -45,7 +45,7 @@ class RunnerModel:
             start = row.num_computed
             self._compute(row, count)
             num_prompt = row.new.num_prompt_tokens
-            if row.new.params.prompt_logprobs is not None or row.new.kind == "score":
+            if row.new.params.prompt_logprobs is not None:
                 predicted = range(start + 1, min(row.num_computed + 1, num_prompt))
                 prompt_logprobs[row_index] = [TokenLogprobs(-float(i), 1, []) for i in predicted]
             if row.num_computed == len(row.tokens):
