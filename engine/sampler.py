@@ -106,8 +106,11 @@ class Sampler:
             return Sampled(tokens.masked_fill_(~finite, NO_TOKEN), None, asking, asking)
         if masks is not None:
             changed[masks.index.numpy()] = True
-        whole = len(asking) == len(rows) and not changed.any()
-        raw = logits if whole else logits[torch.from_numpy(asking)]
+        raw = logits
+        if len(asking) < len(rows):
+            raw = logits.index_select(0, torch.from_numpy(asking))
+        elif changed.any():
+            raw = logits.clone()
         if changed.any():
             logits = logits.contiguous()
             ends = self._change(logits, rows, buffer, masks)
@@ -120,7 +123,7 @@ class Sampler:
             tokens = self._draw(logits, rows, buffer)
         elif drawable.any():
             drawn = torch.from_numpy(np.flatnonzero(drawable))
-            tokens[drawn] = self._draw(logits[drawn], rows[drawable], buffer)
+            tokens[drawn] = self._draw(logits.index_select(0, drawn), rows[drawable], buffer)
         tokens.masked_fill_(~best.isfinite(), NO_TOKEN).masked_fill_(best == -math.inf, NOTHING_ALLOWED)
         tokens.masked_fill_(~finite, NO_TOKEN)
         return self._with_logprobs(raw, tokens, rows, asking)
@@ -154,7 +157,7 @@ class Sampler:
     def _find_best(self, logits: Tensor, which: Bools, best: Tensor, tokens: Tensor) -> None:
         """Writes the greatest logit and its token of the rows in `which` to `best` and `tokens`."""
         index = torch.from_numpy(np.flatnonzero(which))
-        part = logits if which.all() else logits[index]
+        part = logits if which.all() else logits.index_select(0, index)
         best[index], tokens[index] = self._best(part)
 
     def _draw(self, logits: Tensor, rows: Ints, buffer: TokenBuffer) -> Tensor:

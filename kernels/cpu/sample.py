@@ -38,10 +38,10 @@ def sample(logits: Tensor, uniforms: Tensor, params: SamplingTensors) -> Tensor:
         return sample_filtered(scaled, uniforms, k, params.top_p, params.min_p)
     tokens = torch.empty(logits.shape[0], dtype=torch.int64)
     free, bound = (~filtered).nonzero()[:, 0], filtered.nonzero()[:, 0]
-    tokens[free] = _sample_unfiltered(scaled[free], uniforms[free])
+    tokens[free] = _sample_unfiltered(scaled.index_select(0, free), uniforms[free])
     if bound.numel() > 0:
         tokens[bound] = sample_filtered(
-            scaled[bound], uniforms[bound], k[bound], params.top_p[bound], params.min_p[bound]
+            scaled.index_select(0, bound), uniforms[bound], k[bound], params.top_p[bound], params.min_p[bound]
         )
     return tokens
 
@@ -113,7 +113,9 @@ def _sample_filtered(scaled: Tensor, uniforms: Tensor, k: Tensor, top_p: Tensor,
     tokens = ids.gather(1, place[:, None])[:, 0]
     if not bool(inside.all()):
         wide = (~inside).nonzero()[:, 0]
-        tokens[wide] = _sample_wide(scaled[wide], uniforms[wide], k[wide], top_p[wide], min_p[wide])
+        tokens[wide] = _sample_wide(
+            scaled.index_select(0, wide), uniforms[wide], k[wide], top_p[wide], min_p[wide]
+        )
     return tokens
 
 
@@ -135,7 +137,7 @@ def _total(scaled: Tensor, top: Tensor, mass: Tensor, plain: Tensor) -> Tensor:
     index = plain.nonzero()[:, 0]
     if index.numel() == 0:
         return mass[:, -1]
-    whole = scaled if index.numel() == scaled.shape[0] else scaled[index]
+    whole = scaled if index.numel() == scaled.shape[0] else scaled.index_select(0, index)
     of_plain = chunk_sums(torch.sub(whole, top[index, :1]).exp_()).cumsum(1)[:, -1]
     return mass[:, -1].index_copy(0, index, of_plain)
 
