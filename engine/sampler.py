@@ -20,6 +20,7 @@ from engine.logprobs import token_logprobs
 from engine.penalties import Bools, Ints, Penalties, TokenBuffer
 from engine.request import TokenLogprobs
 from engine.token_limits import BannedEnds, TokenLimits
+from kernels.argmax import argmax
 from kernels.logprob import TopLogprobs, top_logprobs
 from kernels.mask import TokenMasks, apply_bitmask
 from kernels.opset import OpSet
@@ -97,26 +98,32 @@ class Sampler:
         NOTHING_ALLOWED. Where a grammar leaves only what min_tokens bans, the grammar wins: the text is
         complete, so its end comes early. Allowed ids and bad words are not lifted for a grammar.
         """
-        best, tokens = logits.max(1)
+        best, tokens = self._best(logits)
         finite = best.isfinite()
         asking = np.flatnonzero(self._num_top[rows] != NO_LOGPROBS)
         changed = self._limited[rows] | self._penalized[rows]
+        if masks is None and len(asking) == 0 and self._greedy[rows].all() and not changed.any():
+            return Sampled(tokens.masked_fill_(~finite, NO_TOKEN), None, asking, asking)
         if masks is not None:
             changed[masks.index.numpy()] = True
-        whole = len(asking) == len(rows) and not changed.any()
-        raw = logits if whole else logits[torch.from_numpy(asking)]
+        raw = logits
+        if len(asking) < len(rows):
+            raw = logits.index_select(0, torch.from_numpy(asking))
+        elif changed.any():
+            raw = logits.clone()
         if changed.any():
             logits = logits.contiguous()
             ends = self._change(logits, rows, buffer, masks)
-            _find_best(logits, changed, best, tokens)
+            self._find_best(logits, changed, best, tokens)
             if ends is not None and masks is not None:
-                _lift(logits, ends, masks, best, tokens)
+                stuck = _lift(logits, ends, masks, best)
+                self._find_best(logits, stuck, best, tokens)
         drawable = ~self._greedy[rows] & (finite & best.isfinite()).numpy()
         if drawable.all():
             tokens = self._draw(logits, rows, buffer)
         elif drawable.any():
             drawn = torch.from_numpy(np.flatnonzero(drawable))
-            tokens[drawn] = self._draw(logits[drawn], rows[drawable], buffer)
+            tokens[drawn] = self._draw(logits.index_select(0, drawn), rows[drawable], buffer)
         tokens.masked_fill_(~best.isfinite(), NO_TOKEN).masked_fill_(best == -math.inf, NOTHING_ALLOWED)
         tokens.masked_fill_(~finite, NO_TOKEN)
         return self._with_logprobs(raw, tokens, rows, asking)
@@ -141,6 +148,17 @@ class Sampler:
         if len(limited) > 0:
             return self._limits.ban_ends(logits, limited, rows[limited], buffer)
         return None
+
+    def _best(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """The greatest logit of each row, and its token."""
+        tokens = argmax(self._ops, logits)
+        return logits.gather(1, tokens[:, None])[:, 0], tokens
+
+    def _find_best(self, logits: Tensor, which: Bools, best: Tensor, tokens: Tensor) -> None:
+        """Writes the greatest logit and its token of the rows in `which` to `best` and `tokens`."""
+        index = torch.from_numpy(np.flatnonzero(which))
+        part = logits if which.all() else logits.index_select(0, index)
+        best[index], tokens[index] = self._best(part)
 
     def _draw(self, logits: Tensor, rows: Ints, buffer: TokenBuffer) -> Tensor:
         top_k, top_p, min_p = self._top_k[rows], self._top_p[rows], self._min_p[rows]
@@ -175,22 +193,11 @@ class Sampler:
         )
 
 
-def _find_best(logits: Tensor, which: Bools, best: Tensor, tokens: Tensor) -> None:
-    """Writes the greatest logit and its token of the rows in `which` to `best` and `tokens`."""
-    if which.all():
-        torch.max(logits, 1, out=(best, tokens))
-    else:
-        index = torch.from_numpy(np.flatnonzero(which))
-        best[index], tokens[index] = logits[index].max(1)
-
-
-def _lift(logits: Tensor, ends: BannedEnds, masks: TokenMasks, best: Tensor, tokens: Tensor) -> None:
-    """Gives their end tokens back to rows whose grammar allows nothing but what min_tokens banned."""
+def _lift(logits: Tensor, ends: BannedEnds, masks: TokenMasks, best: Tensor) -> Bools:
+    """Gives their end tokens back to rows whose grammar allows nothing but what min_tokens banned: [R]."""
     stuck = np.zeros(logits.shape[0], dtype=np.bool_)
     stuck[masks.index.numpy()] = True
     stuck &= (best == -math.inf).numpy()
-    lifted = stuck[ends.positions]
-    if lifted.any():
-        which = torch.from_numpy(lifted)
-        logits.view(-1)[ends.index[which]] = ends.logits[which]
-        _find_best(logits, stuck, best, tokens)
+    lifted = torch.from_numpy(stuck[ends.positions])
+    logits.view(-1)[ends.index[lifted]] = ends.logits[lifted]
+    return stuck

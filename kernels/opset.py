@@ -38,6 +38,7 @@ class OpSet:
     plan_attention: Callable[[AttentionMetadata, AttentionShape], AttentionPlan]
     attention: Callable[[Tensor, Tensor, Tensor, AttentionPlan, Tensor], None]
     philox: Callable[[Tensor, Tensor], Tensor]
+    argmax: Callable[[Tensor], Tensor]
     sample: Callable[[Tensor, Tensor, SamplingTensors], Tensor]
     apply_bitmask: Callable[[Tensor, TokenMasks], None]
     apply_penalties: Callable[[Tensor, SeenTokens], None]

@@ -181,6 +181,13 @@ def philox(key: Tensor, counter: Tensor) -> Tensor:
     return torch.stack((c0, c1, c2, c3), dim=1)
 
 
+def argmax(logits: Tensor) -> Tensor:
+    """See `kernels.argmax.argmax`."""
+    vocab_size = logits.shape[1]
+    greatest = (logits == logits.amax(1, keepdim=True)) | logits.isnan()
+    return torch.where(greatest, torch.arange(vocab_size, device=logits.device), vocab_size).amin(1)
+
+
 def sample(logits: Tensor, uniforms: Tensor, params: SamplingTensors) -> Tensor:
     """See `kernels.sample.sample`: row by row, with a full sort."""
     tokens = [_sample_row(row, i, uniforms, params) for i, row in enumerate(logits)]
@@ -256,6 +263,7 @@ def make_op_set() -> OpSet:
         plan_attention=plan_attention,
         attention=attention,
         philox=philox,
+        argmax=argmax,
         sample=sample,
         apply_bitmask=apply_bitmask,
         apply_penalties=apply_penalties,

@@ -10,6 +10,7 @@ import logging
 import torch
 
 from kernels.cpu.activation import act_and_mul, activate
+from kernels.cpu.argmax import argmax
 from kernels.cpu.attention import CpuAttention
 from kernels.cpu.elementwise import add_layer_norm, add_rms_norm, layer_norm, rms_norm, rotary, store_kv
 from kernels.cpu.linear import choose_linear
@@ -52,6 +53,7 @@ def make_op_set() -> OpSet:
         plan_attention=attention.plan,
         attention=attention.run,
         philox=philox,
+        argmax=argmax,
         sample=sample,
         apply_bitmask=apply_bitmask,
         apply_penalties=apply_penalties,

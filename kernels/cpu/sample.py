@@ -1,9 +1,10 @@
 """Sampling on a processor.
 
-Rows go one of three ways, each chosen by the row alone, so that what others ask for costs nothing:
+Rows go one of four ways, each chosen by the row alone, so that what others ask for costs nothing:
 - no filter: the mass of chunks of the vocabulary, then a look into the chunk that holds the draw;
-- filters that leave tokens among the PREFIX most likely ones (nearly all): those alone, in vocabulary order;
-- filters that leave more, on a large vocabulary: `kernels.cpu.wide`, one row at a time.
+- filters on a small vocabulary: a sort, which gives the bounds, then the same draw;
+- filters on a large one: only its PREFIX most likely tokens, in vocabulary order; or, where filters may leave
+  others too, `kernels.cpu.wide`, row by row.
 Weights are float32; masses are added in float64.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +23,7 @@ from kernels.sample import SamplingTensors
 PREFIX = 160
 """Sorted logits that are looked at first."""
 SORTED_WHOLE = 2048
-"""Vocabularies up to this are sorted whole: that is as fast, and leaves no row to look at again."""
+"""Vocabularies up to this are small: numpy sorts one in less time than torch finds its PREFIX."""
 
 
 def sample(logits: Tensor, uniforms: Tensor, params: SamplingTensors) -> Tensor:
@@ -31,14 +33,15 @@ def sample(logits: Tensor, uniforms: Tensor, params: SamplingTensors) -> Tensor:
         return _sample_unfiltered(scaled, uniforms)
     k = params.top_k.masked_fill(params.top_k >= logits.shape[1], 0)
     filtered = (k > 0) | (params.top_p < 1) | (params.min_p > 0)
+    sample_filtered = _sample_sorted if logits.shape[1] <= SORTED_WHOLE else _sample_filtered
     if bool(filtered.all()):
-        return _sample_filtered(scaled, uniforms, k, params.top_p, params.min_p)
+        return sample_filtered(scaled, uniforms, k, params.top_p, params.min_p)
     tokens = torch.empty(logits.shape[0], dtype=torch.int64)
     free, bound = (~filtered).nonzero()[:, 0], filtered.nonzero()[:, 0]
-    tokens[free] = _sample_unfiltered(scaled[free], uniforms[free])
+    tokens[free] = _sample_unfiltered(scaled.index_select(0, free), uniforms[free])
     if bound.numel() > 0:
-        tokens[bound] = _sample_filtered(
-            scaled[bound], uniforms[bound], k[bound], params.top_p[bound], params.min_p[bound]
+        tokens[bound] = sample_filtered(
+            scaled.index_select(0, bound), uniforms[bound], k[bound], params.top_p[bound], params.min_p[bound]
         )
     return tokens
 
@@ -76,49 +79,71 @@ def _first_above(cdf: Tensor, target: Tensor) -> Tensor:
     return torch.searchsorted(cdf, torch.minimum(target, below_total), right=True)[:, 0]
 
 
-def _sample_filtered(scaled: Tensor, uniforms: Tensor, k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
-    vocab_size = scaled.shape[1]
-    prefix = vocab_size if vocab_size <= SORTED_WHOLE else PREFIX
-    top, ids = scaled.topk(prefix, dim=1)
-    weights = torch.exp(top - top[:, :1])
-    bound = top[:, 0] + torch.log(min_p)  # log 0 is -inf: keeps all
-    kth = top.gather(1, (k[:, None] - 1).clamp_(0, prefix - 1))[:, 0]
-    bound = torch.maximum(bound, kth.masked_fill_((k == 0) | (k > prefix), -math.inf))
-    # What the prefix does not hold whole cannot be weighed by it. A bound that equals its last logit may have
-    # equals outside.
-    inside = (bound > top[:, -1]) | (prefix == vocab_size)
-    mass = weights.masked_fill(top < bound[:, None], 0.0).double().cumsum(1)
+def _sample_sorted(scaled: Tensor, uniforms: Tensor, k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
+    """Filters on a small vocabulary."""
+    top = torch.from_numpy(np.sort(scaled.numpy(), axis=1)[:, ::-1].copy())
+    bound = _least_kept(top, k, min_p)
     if bool((top_p < 1).any()):
-        plain = ~inside & (k == 0) & (min_p == 0)
-        bound = torch.maximum(bound, _top_p_bound(scaled, top, weights, mass, plain, top_p))
+        mass = _kept_mass(top, bound)
+        bound = torch.maximum(bound, _top_p_bound(top, mass, mass[:, -1], top_p))
+    weights = torch.exp(scaled - top[:, :1]).masked_fill_(scaled < bound[:, None], 0.0)
+    return _draw(weights, uniforms)
+
+
+def _sample_filtered(scaled: Tensor, uniforms: Tensor, k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
+    """Filters on a large vocabulary."""
+    top, ids = scaled.topk(PREFIX, dim=1)
+    bound = _least_kept(top, k, min_p)
+    # A bound that equals the prefix's last logit may have equals outside.
+    inside = bound > top[:, -1]
+    if bool((top_p < 1).any()):
+        plain = (top_p < 1) & (k == 0) & (min_p == 0)
+        mass = _kept_mass(top, bound)
+        bound = torch.maximum(bound, _top_p_bound(top, mass, _total(scaled, top, mass, plain), top_p))
         inside |= plain & (bound > top[:, -1])
-    mass = weights.masked_fill_(top < bound[:, None], 0.0)
     ids, order = ids.sort(dim=1)
-    cdf = mass.gather(1, order).double().cumsum(1)
+    cdf = (
+        torch.exp(top - top[:, :1])
+        .masked_fill_(top < bound[:, None], 0.0)
+        .gather(1, order)
+        .double()
+        .cumsum(1)
+    )
     place = _first_above(cdf, uniforms.double()[:, None] * cdf[:, -1:])
     tokens = ids.gather(1, place[:, None])[:, 0]
     if not bool(inside.all()):
         wide = (~inside).nonzero()[:, 0]
-        tokens[wide] = _sample_wide(scaled[wide], uniforms[wide], k[wide], top_p[wide], min_p[wide])
+        tokens[wide] = _sample_wide(
+            scaled.index_select(0, wide), uniforms[wide], k[wide], top_p[wide], min_p[wide]
+        )
     return tokens
 
 
-def _top_p_bound(
-    scaled: Tensor, top: Tensor, weights: Tensor, mass: Tensor, plain: Tensor, top_p: Tensor
-) -> Tensor:
-    """The least logit of the prefix whose more probable tokens weigh less than top_p of what is kept. [R].
+def _least_kept(top: Tensor, k: Tensor, min_p: Tensor) -> Tensor:
+    """The least logit that min_p and top_k keep, [R]; a k beyond the prefix is passed over. top: [R, P]."""
+    bound = top[:, 0] + torch.log(min_p)  # log 0 is -inf: keeps all
+    prefix = top.shape[1]
+    kth = top.gather(1, (k[:, None] - 1).clamp_(0, prefix - 1))[:, 0]
+    return torch.maximum(bound, kth.masked_fill_((k == 0) | (k > prefix), -math.inf))
 
-    `mass`: cumulative kept weights of the prefix. `plain` rows keep the whole vocabulary, so its mass is what
-    counts; where the prefix does not reach top_p of it, the bound is the prefix's last logit.
-    """
-    total = mass[:, -1]
-    rows = plain & (top_p < 1)
-    if bool(rows.any()):
-        index = rows.nonzero()[:, 0]
-        whole = scaled if index.numel() == scaled.shape[0] else scaled[index]
-        total = total.index_copy(
-            0, index, chunk_sums(torch.sub(whole, top[index, :1]).exp_()).cumsum(1)[:, -1]
-        )
-    needed = top_p.double() * total
-    last = torch.searchsorted(mass, needed[:, None]).clamp_(max=top.shape[1] - 1)
+
+def _kept_mass(top: Tensor, bound: Tensor) -> Tensor:
+    """Cumulative weights of the prefix's tokens that are not below the bound, [R, P] float64."""
+    return torch.exp(top - top[:, :1]).masked_fill_(top < bound[:, None], 0.0).double().cumsum(1)
+
+
+def _total(scaled: Tensor, top: Tensor, mass: Tensor, plain: Tensor) -> Tensor:
+    """What all kept tokens weigh, [R] float64: the vocabulary in `plain` rows, else what the prefix holds."""
+    index = plain.nonzero()[:, 0]
+    if index.numel() == 0:
+        return mass[:, -1]
+    whole = scaled if index.numel() == scaled.shape[0] else scaled.index_select(0, index)
+    of_plain = chunk_sums(torch.sub(whole, top[index, :1]).exp_()).cumsum(1)[:, -1]
+    return mass[:, -1].index_copy(0, index, of_plain)
+
+
+def _top_p_bound(top: Tensor, mass: Tensor, total: Tensor, top_p: Tensor) -> Tensor:
+    """The least logit whose more probable tokens weigh less than top_p of what is kept, [R]; -inf where top_p
+    is off. Where the prefix does not reach that far, its last logit."""
+    last = torch.searchsorted(mass, (top_p.double() * total)[:, None]).clamp_(max=top.shape[1] - 1)
     return top.gather(1, last)[:, 0].masked_fill_(top_p >= 1, -math.inf)

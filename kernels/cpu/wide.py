@@ -41,7 +41,7 @@ def wide_weights(scaled: Floats, filters: tuple[int, float, float], out: Floats)
 
 
 def _buckets(scaled: Floats, best: np.float32) -> Buckets:
-    """[V]: rounded or not, subtraction and product are monotone, so a bucket's logits are above the next one's."""
+    """[V]. Subtraction and product are monotone as rounded: a bucket's logits exceed the next one's."""
     depth = min(float(best - scaled.min()), DEEPEST)
     distance = best - scaled
     distance *= np.float32(NUM_BUCKETS / max(depth, 1e-3))

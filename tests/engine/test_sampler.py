@@ -308,3 +308,62 @@ def test_a_row_that_is_set_again_forgets_what_it_was(cpu: OpSet) -> None:
         sampled = sampler.sample(torch.tensor([LOGITS]), np.array([0]), buffer)
         assert sampled.token_ids.tolist() == [expected]
         assert bool(sampled.logprobs) == (params is strange)
+
+
+def test_tokens_seen_step_by_step_are_those_of_a_fresh_start(cpu: OpSet) -> None:
+    """Penalties remember what they counted; a sampler that starts from the same tokens agrees at every step,
+    whichever rows each step has and whoever had the row before."""
+    rng = random.Random(5)
+    num_rows, vocab_size, num_steps = 6, 12, 60
+    sampler = Sampler(cpu, num_rows, EOS)
+    buffer = Buffer(
+        np.zeros((num_rows, 100), dtype=np.int32),
+        np.zeros(num_rows, dtype=np.int64),
+        np.zeros(num_rows, dtype=np.int64),
+    )
+    rows: dict[int, Row] = {}
+    for _ in range(num_steps):
+        for place in range(num_rows):
+            if place not in rows or rng.random() < 0.04:
+                rows[place] = _start(sampler, buffer, place, random_row(rng, vocab_size), rng)
+        step = sorted(rng.sample(range(num_rows), rng.randrange(1, num_rows + 1)))
+        for place in step:
+            logits = tuple(rng.gauss(0, 1) for _ in range(vocab_size))
+            rows[place] = replace(rows[place], logits=logits)
+        index = np.array(step, dtype=np.int64)
+        logits = torch.tensor([rows[place].logits for place in step])
+        tokens = sampler.sample(logits, index, buffer).token_ids.tolist()
+        assert tokens == sample_rows(cpu, [rows[place] for place in step], EOS).tokens
+        for place, token in zip(step, tokens, strict=True):
+            buffer.tokens[place, buffer.num_tokens[place]] = token
+            buffer.num_tokens[place] += 1
+            rows[place] = replace(rows[place], output=(*rows[place].output, token))
+
+
+def _start(sampler: Sampler, buffer: Buffer, place: int, row: Row, rng: random.Random) -> Row:
+    """A sequence with penalties and without masks starts in a place of the buffer."""
+    params = params_of(
+        seed=rng.randrange(2**64),
+        temperature=rng.choice((0.0, 1.0)),
+        repetition_penalty=rng.choice((1.0, 1.0, 1.5)),
+        frequency_penalty=rng.choice((0.0, 0.7)),
+        presence_penalty=rng.choice((0.0, -0.5)),
+    )
+    row = replace(row, params=params, allowed=None)
+    token_ids = [*(token % 12 for token in row.prompt), *(token % 12 for token in row.output)]
+    num_prompt_tokens = len(row.prompt)
+    row = replace(row, prompt=token_ids[:num_prompt_tokens], output=tuple(token_ids[num_prompt_tokens:]))
+    buffer.tokens[place, : len(token_ids)] = token_ids
+    buffer.num_tokens[place] = len(token_ids)
+    buffer.num_prompt_tokens[place] = num_prompt_tokens
+    sampler.set_row(
+        NewRow(
+            row=place,
+            token_ids=token_ids,
+            num_prompt_tokens=num_prompt_tokens,
+            num_computed_tokens=0,
+            params=params,
+            sample=row.sample,
+        )
+    )
+    return row
