@@ -10,7 +10,7 @@ import torch
 from msgspec import Struct
 
 from engine.errors import ModelError, UnsupportedModel
-from engine.models.fallback_attention import DESCRIBING, AttentionRefused, register
+from engine.models.fallback_attention import AttentionRefused, register
 from engine.models.fallback_probe import discover
 
 log = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ def fallback_sizes(config: Any) -> FallbackSizes:
     register()
     try:
         with torch.device("meta"):
-            model = model_class._from_config(copy.deepcopy(config), attn_implementation=DESCRIBING)
+            model = model_class._from_config(copy.deepcopy(config), attn_implementation="eager")
     except Exception as error:  # its own checks of its config: many types
         raise ModelError(f"{model_class.__name__} cannot be made of this config: {error!r}") from error
     num_layers: int = config.num_hidden_layers

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,21 +31,36 @@ def load_whole(folder: Path, hf_config: Any, config: EngineConfig) -> Any:
             whole = model_class._from_config(hf_config, dtype=dtype, attn_implementation="eager")
         else:
             Checkpoint(folder)  # says in words what is missing, or no safetensors
-            whole, loading = model_class.from_pretrained(
-                folder,
-                config=hf_config,
-                dtype=dtype,
-                attn_implementation="eager",
-                use_safetensors=True,
-                local_files_only=True,
-                output_loading_info=True,
-            )
+            with _without_progress_bar():
+                whole, loading = model_class.from_pretrained(
+                    folder,
+                    config=hf_config,
+                    dtype=dtype,
+                    attn_implementation="eager",
+                    use_safetensors=True,
+                    local_files_only=True,
+                    output_loading_info=True,
+                )
             _check(folder, model_class.__name__, loading)
     except EngineError:
         raise
     except Exception as error:  # transformers raises many types
         raise ModelError(f"transformers cannot load {folder}: {error!r}") from error
     return whole.eval().requires_grad_(False)
+
+
+@contextlib.contextmanager
+def _without_progress_bar() -> Iterator[None]:
+    """transformers draws one on standard error, which is a log here."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _check(folder: Path, architecture: str, loading: dict[str, Any]) -> None:
