@@ -95,6 +95,7 @@ def fallback_sizes(config: Any) -> FallbackSizes:
     Raises UnsupportedModel, and ModelError for a config that its class cannot be made of.
     """
     model_class = fallback_class(config)
+    window = _window(config, model_class.__name__)
     register()
     try:
         with torch.device("meta"):
@@ -119,7 +120,7 @@ def fallback_sizes(config: Any) -> FallbackSizes:
         num_layers=num_layers,
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
-        max_position_embeddings=_window(config, model_class.__name__),
+        max_position_embeddings=window,
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
     )
 

@@ -40,6 +40,7 @@ def load_whole(folder: Path, hf_config: Any, config: EngineConfig) -> Any:
                     use_safetensors=True,
                     local_files_only=True,
                     output_loading_info=True,
+                    ignore_mismatched_sizes=True,  # they are named below, with their sizes
                 )
             _check(folder, model_class.__name__, loading)
     except EngineError:
@@ -72,8 +73,16 @@ def _check(folder: Path, architecture: str, loading: dict[str, Any]) -> None:
         ("that it has no place for", loading["unexpected_keys"]),
     ):
         if found:
-            names = sorted(map(str, found))
+            names = sorted(_named(tensor) for tensor in found)
             shown = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
             problems.append(f"{len(names)} {what} ({shown})")
     if problems:
         raise WeightsError(f"the tensors in {folder} do not fit {architecture}: {'; '.join(problems)}")
+
+
+def _named(tensor: Any) -> str:
+    """A name, or a name and two shapes: the file's and the model's."""
+    if isinstance(tensor, str):
+        return tensor
+    name, found, expected = tensor
+    return f"{name}: expected {list(expected)}, found {list(found)}"

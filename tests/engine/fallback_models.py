@@ -84,7 +84,11 @@ def tiny_config(architecture: str, **settings: Any) -> PretrainedConfig:
     config_class = model_class.config_class
     assert config_class in MODEL_FOR_CAUSAL_LM_MAPPING
     defaults = config_class()
-    fields = {name: value for name, value in _SIZES.items() if hasattr(defaults, name)}
+    fields = {
+        name: value
+        for name, value in _SIZES.items()
+        if hasattr(defaults, name) and not isinstance(getattr(config_class, name, None), property)
+    }
     fields |= _OWN.get(architecture, {}) | settings
     return config_class(architectures=[architecture], **copy.deepcopy(fields))
 
