@@ -70,7 +70,7 @@ class FallbackModel:
         self._layers = layers
         self._decoder = whole.get_decoder()
         self._lm_head = whole.get_output_embeddings()
-        self._head = head
+        self.head = head
 
     def forward(
         self, token_ids: Tensor, positions: Tensor, cache: KVCache, plans: Sequence[AttentionPlan]
@@ -81,7 +81,7 @@ class FallbackModel:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """See `Model.logits`."""
-        return self._head.apply(self._lm_head(hidden))
+        return self.head.apply(self._lm_head(hidden))
 
 
 def load_fallback(

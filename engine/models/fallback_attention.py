@@ -155,7 +155,9 @@ def _shape_of(
         if given is not None and given is not False and name not in HARMLESS
     ]
     if unknown:
-        raise AttentionRefused(f"gives its attention {', '.join(sorted(unknown))}")
+        raise AttentionRefused(
+            f"gives its attention {', '.join(sorted(unknown))}, which paged attention knows nothing of"
+        )
     return AttentionShape(
         num_heads=query.shape[1],
         num_kv_heads=key.shape[1],

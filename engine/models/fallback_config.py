@@ -10,7 +10,7 @@ import torch
 from msgspec import Struct
 
 from engine.errors import ModelError, UnsupportedModel
-from engine.models.fallback_attention import DESCRIBING, AttentionRefused, register
+from engine.models.fallback_attention import AttentionRefused, register
 from engine.models.fallback_probe import discover
 
 log = logging.getLogger(__name__)
@@ -95,10 +95,11 @@ def fallback_sizes(config: Any) -> FallbackSizes:
     Raises UnsupportedModel, and ModelError for a config that its class cannot be made of.
     """
     model_class = fallback_class(config)
+    window = _window(config, model_class.__name__)
     register()
     try:
         with torch.device("meta"):
-            model = model_class._from_config(copy.deepcopy(config), attn_implementation=DESCRIBING)
+            model = model_class._from_config(copy.deepcopy(config), attn_implementation="eager")
     except Exception as error:  # its own checks of its config: many types
         raise ModelError(f"{model_class.__name__} cannot be made of this config: {error!r}") from error
     num_layers: int = config.num_hidden_layers
@@ -119,7 +120,7 @@ def fallback_sizes(config: Any) -> FallbackSizes:
         num_layers=num_layers,
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
-        max_position_embeddings=_window(config, model_class.__name__),
+        max_position_embeddings=window,
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
     )
 

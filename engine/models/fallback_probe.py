@@ -141,15 +141,18 @@ def error_of(found: Tensor, expected: Tensor, dtype: torch.dtype) -> float:
     return float(errors.max())  # a NaN is the greatest
 
 
-class _Prompts:
+class PagedPrompts:
     """Prompts that take turns in a small paged cache of their own."""
 
-    def __init__(self, model: Model, prompts: Sequence[list[int]], device: torch.device) -> None:
+    def __init__(
+        self, model: Model, prompts: Sequence[list[int]], device: torch.device, max_tokens: int
+    ) -> None:
+        """prompts: read when their tokens are computed, so they may grow, up to `max_tokens` each."""
         self.model = model
         self.prompts = prompts
         self.device = device
         self.computed = [0] * len(prompts)
-        width = -(-max(map(len, prompts)) // BLOCK_SIZE)
+        width = -(-max_tokens // BLOCK_SIZE)
         num_blocks = width * len(prompts)
         shape = model.attention_shapes[0]
         size = (num_blocks + 1, BLOCK_SIZE, shape.num_kv_heads, shape.head_dim)
@@ -191,7 +194,7 @@ def _run_paged(
     model: Model, prompts: tuple[list[int], ...], steps: list[list[int]], device: torch.device
 ) -> list[Tensor]:
     """Logits of all tokens of each prompt. steps: how many tokens of each prompt every step computes."""
-    running = _Prompts(model, prompts, device)
+    running = PagedPrompts(model, prompts, device, max(map(len, prompts)))
     parts = [running.step(counts) for counts in steps]
     return [torch.cat(of_prompt) for of_prompt in zip(*parts, strict=True)]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,21 +31,37 @@ def load_whole(folder: Path, hf_config: Any, config: EngineConfig) -> Any:
             whole = model_class._from_config(hf_config, dtype=dtype, attn_implementation="eager")
         else:
             Checkpoint(folder)  # says in words what is missing, or no safetensors
-            whole, loading = model_class.from_pretrained(
-                folder,
-                config=hf_config,
-                dtype=dtype,
-                attn_implementation="eager",
-                use_safetensors=True,
-                local_files_only=True,
-                output_loading_info=True,
-            )
+            with _without_progress_bar():
+                whole, loading = model_class.from_pretrained(
+                    folder,
+                    config=hf_config,
+                    dtype=dtype,
+                    attn_implementation="eager",
+                    use_safetensors=True,
+                    local_files_only=True,
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,  # they are named below, with their sizes
+                )
             _check(folder, model_class.__name__, loading)
     except EngineError:
         raise
     except Exception as error:  # transformers raises many types
         raise ModelError(f"transformers cannot load {folder}: {error!r}") from error
     return whole.eval().requires_grad_(False)
+
+
+@contextlib.contextmanager
+def _without_progress_bar() -> Iterator[None]:
+    """transformers draws one on standard error, which is a log here."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _check(folder: Path, architecture: str, loading: dict[str, Any]) -> None:
@@ -55,8 +73,16 @@ def _check(folder: Path, architecture: str, loading: dict[str, Any]) -> None:
         ("that it has no place for", loading["unexpected_keys"]),
     ):
         if found:
-            names = sorted(map(str, found))
+            names = sorted(_named(tensor) for tensor in found)
             shown = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
             problems.append(f"{len(names)} {what} ({shown})")
     if problems:
         raise WeightsError(f"the tensors in {folder} do not fit {architecture}: {'; '.join(problems)}")
+
+
+def _named(tensor: Any) -> str:
+    """A name, or a name and two shapes: the file's and the model's."""
+    if isinstance(tensor, str):
+        return tensor
+    name, found, expected = tensor
+    return f"{name}: expected {list(expected)}, found {list(found)}"

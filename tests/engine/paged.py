@@ -1,4 +1,4 @@
-"""Running a model without an engine: greedily, its prompts cut into chunks and mixed with other rows' decodes.
+"""Running a model without an engine: greedily, its prompts cut into chunks, mixed with decodes of other rows.
 
 What the scheduler does by policy, this does by chance, so that a model's own errors show here first.
 """

@@ -24,7 +24,7 @@ def test_logits_equal_transformers(family: str, tiny_model: Callable[[str], Path
     for ops in ("cpu", "reference"):
         mine = all_logits(load(folder, ops=ops), longest)
         assert mine.dtype == torch.float32
-        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3, msg=lambda words: f"{ops}: {words}")
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3, msg=f"{family}, {ops}: other logits")
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

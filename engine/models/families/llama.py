@@ -10,7 +10,15 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from engine.models.families.fields import activation_of, attention_of, refuse, rope_of, window_of
+from engine.errors import UnsupportedModel
+from engine.models.families.fields import (
+    activation_of,
+    architecture_of,
+    attention_of,
+    refuse,
+    rope_of,
+    window_of,
+)
 from engine.models.families.tensors import experts, linear, matrix, norm
 from engine.models.spec import DecoderSpec, LayerSpec, MlpKind, MoeSpec, NormKind, Param, RopeSpec
 from kernels.attention import AttentionShape
@@ -164,7 +172,8 @@ def _window(differences: Differences, config: Any, layer: int) -> int:
     if differences.windows == "all":
         return window
     kind = config.layer_types[layer]
-    refuse(config, **{f"layers of type {kind!r}": kind not in ("full_attention", "sliding_attention")})
+    if kind not in ("full_attention", "sliding_attention"):
+        raise UnsupportedModel(f"{architecture_of(config)} with a layer of type {kind!r} is not supported")
     return window if kind == "sliding_attention" else 0
 
 
