@@ -160,16 +160,19 @@ def _index(tiles: _Tiles, tables: _Int32s, block_size: int, shape: AttentionShap
     row = np.arange(_round_up(most_queries * group_size, ROW_STEP))
     query = np.minimum(row // group_size, num_queries - 1)  # [n, M]
     head = np.where(row < num_queries * group_size, row % group_size, group_size - 1)
-    head = np.arange(0, shape.num_heads, group_size)[:, None, None] + head
+    head = np.arange(0, shape.num_heads, group_size)[:, None, None] + head  # [kv_heads, n, M]
     query_rows = head + (tiles.starts[:, None] + query) * shape.num_heads
 
     last_keys = tiles.num_keys[:, None] - num_queries + query
     if most_queries == 1:
         last_keys = last_keys[:, :1]
     last_keys = last_keys[:, :, None]
+    width = -(-num_keys // block_size)
+    windowed = shape.window > 0
+    blocks = _windowed_blocks(tiles, tables, width, block_size) if windowed else tables[tiles.seqs, :width]
     return Group(
         query_rows=torch.from_numpy(query_rows.reshape(-1)),
-        blocks=torch.from_numpy(_blocks(tiles, tables, -(-num_keys // block_size), block_size)),
+        blocks=torch.from_numpy(blocks.reshape(-1)),
         bias=_bias(np.arange(int(last_keys.min()) + 1, num_keys) > last_keys),
         window_bias=_window_bias(last_keys, shape.window),
         slopes=_slopes(head, last_keys, shape.alibi_slopes) if shape.alibi_slopes else None,
@@ -185,22 +188,20 @@ def _slopes(head: Ints, last_keys: Ints, slopes: tuple[float, ...]) -> RowSlopes
 
 def _window_bias(last_keys: Ints, window: int) -> Tensor | None:
     """None where no query's window begins after the group's first key."""
-    num_hidden = int(last_keys.max()) - window + 1
-    if not window or num_hidden <= 0:
+    if not window:
         return None
-    return _bias(np.arange(num_hidden) <= last_keys - window)
+    num_hidden = int(last_keys.max()) - window + 1
+    return _bias(np.arange(num_hidden) <= last_keys - window) if num_hidden > 0 else None
 
 
 def _bias(hidden: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> Tensor:
     return torch.from_numpy(np.where(hidden, np.float32(-np.inf), np.float32(0)))
 
 
-def _blocks(tiles: _Tiles, tables: _Int32s, width: int, block_size: int) -> _Int32s:
-    """[n · width]. Past the end of a table its last block is read once more, with weight 0."""
-    if not tiles.first_keys.any():
-        return tables[tiles.seqs, :width].reshape(-1)
+def _windowed_blocks(tiles: _Tiles, tables: _Int32s, width: int, block_size: int) -> _Int32s:
+    """[n, width]. Past the end of a table its last block is read once more, with weight 0."""
     columns = tiles.first_keys[:, None] // block_size + np.arange(width)
-    return tables[tiles.seqs[:, None], np.minimum(columns, tables.shape[1] - 1)].reshape(-1)
+    return tables[tiles.seqs[:, None], np.minimum(columns, tables.shape[1] - 1)]
 
 
 _Number = TypeVar("_Number", int, Ints)

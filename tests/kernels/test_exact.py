@@ -48,7 +48,7 @@ def test_linear(shape: tuple[int, int], cpu: OpSet) -> None:
 
 
 @pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize("width", [4, 12, 36, 88, 100, 344, 688, 2732])
+@pytest.mark.parametrize("width", [4, 36, 88, 100, 344, 688, 2732])
 def test_elementwise(width: int, cpu: OpSet) -> None:
     x, gate_up = torch.randn(TOTAL, width) * 3, torch.randn(TOTAL, 2 * width) * 3
     residual = torch.randn(TOTAL, width)
@@ -82,7 +82,7 @@ def test_elementwise(width: int, cpu: OpSet) -> None:
 
 
 @pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize("width", range(1, 70, 3))
+@pytest.mark.parametrize("width", range(1, 70, 7))
 def test_activations_of_odd_widths_and_counts(width: int, cpu: OpSet) -> None:
     """What is left over at the end of a vector or of a thread's share may go another way in torch."""
     x = torch.randn(2001, width) * 4
@@ -96,8 +96,9 @@ def test_activations_of_odd_widths_and_counts(width: int, cpu: OpSet) -> None:
 
 
 @pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize(("num_experts", "top_k"), [(3, 1), (8, 2), (33, 5)])
+@pytest.mark.parametrize(
+    ("num_experts", "top_k", "activation"), [(3, 1, "relu"), (8, 2, "silu"), (33, 5, "gelu_tanh")]
+)
 def test_moe(num_experts: int, top_k: int, activation: Activation, cpu: OpSet) -> None:
     """An expert has from none to all of the rows, so a row's company changes with its batch."""
     hidden, width = 36, 44
