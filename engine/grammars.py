@@ -11,6 +11,9 @@ a request that exceeds them ends in an error, the same one however often it runs
 
 from __future__ import annotations
 
+import contextlib
+import json
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -46,6 +49,8 @@ LIMITS: Final = LLParserLimits(
     max_lexer_states=50_000,
     verbose_errors=False,
 )
+MAX_EXACT_INTEGER: Final = 2**53
+"""The compiler reads numbers as doubles, and would ask for a neighbour of a larger constant."""
 WHITE_SPACE: Final = r"[\x20\x0A\x0D\x09]{1,64}"
 """Between JSON's tokens. The format allows any amount, and small models get lost in it."""
 
@@ -159,6 +164,7 @@ class Grammars:
 def _source(grammar: Grammar) -> str:
     match grammar.kind:
         case "json_schema":
+            _refuse_rounded_integers(grammar.text)
             try:
                 return LLMatcher.grammar_from_json_schema(
                     grammar.text, defaults={"whitespace_pattern": WHITE_SPACE}
@@ -169,6 +175,18 @@ def _source(grammar: Grammar) -> str:
             return LLMatcher.grammar_from_regex(grammar.text)
         case "lark":
             return LLMatcher.grammar_from_lark(grammar.text)
+
+
+def _refuse_rounded_integers(schema_text: str) -> None:
+    if not re.search(r"\d{16}", schema_text):  # nearly always
+        return
+
+    def read(digits: str) -> None:
+        if len(digits) > 20 or abs(int(digits)) > MAX_EXACT_INTEGER:
+            raise InvalidGrammar(f"the JSON schema has {digits[:40]}: integers beyond 2^53 are not supported")
+
+    with contextlib.suppress(ValueError, RecursionError):  # which the compiler puts into words
+        json.loads(schema_text, parse_int=read)
 
 
 def _words(matcher: LLMatcher, before: str = "") -> str:
