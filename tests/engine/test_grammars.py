@@ -263,7 +263,7 @@ def test_an_ambiguous_grammar_ends_its_own_output_only(compiled: Compile, masks:
         try:
             violated = 0 in filled.failures or ambiguous.accept(*ids("a"))
         except ConstraintViolated as error:
-            violated = "Too many items" in str(error)
+            violated = "max is 500" in str(error)
         if violated:
             break
     assert violated
@@ -335,7 +335,7 @@ def test_added_tokens_without_logits_are_left_out(tmp_path: Path, masks: Masks) 
     tokenizer.add_tokens([AddedToken(f"extra{i}") for i in range(VOCAB_SIZE)])
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     grammars = Grammars(tmp_path, VOCAB_SIZE, [EOS])
-    constraint = grammars.compile(Grammar(kind="regex", text="extra[0-9]+")).result()
+    constraint = grammars.compile(Grammar(kind="regex", text="extra[0-9]+|b")).result()
     assert TOKENIZER.get_vocab_size() in allowed(masks, constraint)
     grammars.close()
 
