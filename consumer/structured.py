@@ -89,8 +89,8 @@ def _schema_text(schema: dict[str, Any] | bool) -> str:
 
 def _json_mismatch(schema_text: str, text: str) -> str | None:
     try:
-        instance = json.loads(text, parse_float=Decimal, parse_int=_integer, parse_constant=_no_constant)
-    except (ValueError, decimal.InvalidOperation) as error:
+        instance = json.loads(text, parse_float=_decimal, parse_int=_integer, parse_constant=_no_constant)
+    except ValueError as error:
         return f"the output is not JSON: {error}"
     except RecursionError:
         return "the output is nested too deeply to be read"
@@ -145,6 +145,14 @@ def _regex_mismatch(regex: str, text: str) -> str | None:
 
 def _integer(digits: str) -> int | Decimal:
     return int(digits) if len(digits) < 1000 else Decimal(digits)  # Python refuses to read 4,300 digits
+
+
+def _decimal(number: str) -> Decimal:
+    try:
+        return Decimal(number)
+    except decimal.InvalidOperation:  # an exponent of 19 digits: JSON sets no limit
+        tiny = "-" in number[1:]
+        return Decimal(("-" if number[0] == "-" else "") + ("1e-999999" if tiny else "1e999999"))
 
 
 def _no_constant(name: str) -> None:

@@ -11,6 +11,9 @@ a request that exceeds them ends in an error, the same one however often it runs
 
 from __future__ import annotations
 
+import contextlib
+import json
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -22,7 +25,7 @@ from typing import Final
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from engine.constraint import ConstraintViolated
-from engine.request import Grammar
+from engine.request import Grammar, GrammarKind
 from engine.vocabulary import VocabularyUnavailable, load_vocabulary
 
 MAX_GRAMMAR_CHARS: Final = 256 * 1024
@@ -37,15 +40,27 @@ STACK_BYTES: Final = 256 * 1024 * 1024
 longest text, needs over 64 MiB of stack. Untouched pages cost nothing."""
 MAX_ERROR_CHARS: Final = 1000
 
-LIMITS: Final = LLParserLimits(
-    # At these, the worst mask seen took 22 ms; at the library's own, one took 3.5 s.
-    step_lexer_fuel=100_000,
-    step_max_items=10_000,
-    max_items_in_row=5_000,
-    # One or two kilobytes each, in every sample.
-    max_lexer_states=50_000,
-    verbose_errors=False,
-)
+
+def _limits(max_items_in_row: int) -> LLParserLimits:
+    return LLParserLimits(
+        step_lexer_fuel=100_000,
+        step_max_items=10_000,
+        max_items_in_row=max_items_in_row,
+        max_lexer_states=50_000,  # one or two kilobytes each, in every sample
+        verbose_errors=False,
+    )
+
+
+# At these limits the dearest step that was found took 30 ms; at the library's own, one took 3.5 s.
+LIMITS: Final[dict[GrammarKind, LLParserLimits]] = {
+    # An object's optional properties are in one row, four items each.
+    "json_schema": _limits(5_000),
+    "regex": _limits(500),
+    # The time of a step grows with the square of the row where a grammar is ambiguous, as these may be.
+    "lark": _limits(500),
+}
+MAX_EXACT_INTEGER: Final = 2**53
+"""The compiler reads numbers as doubles, and would ask for a neighbour of a larger constant."""
 WHITE_SPACE: Final = r"[\x20\x0A\x0D\x09]{1,64}"
 """Between JSON's tokens. The format allows any amount, and small models get lost in it."""
 
@@ -132,7 +147,7 @@ class Grammars:
             raise InvalidGrammar(
                 f"the grammar has {len(grammar.text)} characters: at most {MAX_GRAMMAR_CHARS} are compiled"
             )
-        matcher = LLMatcher(self._loaded(), _source(grammar), log_level=0, limits=LIMITS)
+        matcher = LLMatcher(self._loaded(), _source(grammar), log_level=0, limits=LIMITS[grammar.kind])
         if matcher.is_error():
             raise InvalidGrammar(_words(matcher) or "the grammar cannot be compiled")
         # The first mask is the dearest; every copy has what it taught the lexer.
@@ -159,6 +174,7 @@ class Grammars:
 def _source(grammar: Grammar) -> str:
     match grammar.kind:
         case "json_schema":
+            _refuse_rounded_integers(grammar.text)
             try:
                 return LLMatcher.grammar_from_json_schema(
                     grammar.text, defaults={"whitespace_pattern": WHITE_SPACE}
@@ -169,6 +185,18 @@ def _source(grammar: Grammar) -> str:
             return LLMatcher.grammar_from_regex(grammar.text)
         case "lark":
             return LLMatcher.grammar_from_lark(grammar.text)
+
+
+def _refuse_rounded_integers(schema_text: str) -> None:
+    if not re.search(r"\d{16}", schema_text):  # nearly always
+        return
+
+    def read(digits: str) -> None:
+        if len(digits) > 20 or abs(int(digits)) > MAX_EXACT_INTEGER:
+            raise InvalidGrammar(f"the JSON schema has {digits[:40]}: integers beyond 2^53 are not supported")
+
+    with contextlib.suppress(ValueError, RecursionError):  # which the compiler puts into words
+        json.loads(schema_text, parse_int=read)
 
 
 def _words(matcher: LLMatcher, before: str = "") -> str:
