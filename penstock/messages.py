@@ -218,6 +218,19 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_de
             raise InvalidJob(f"a job has exactly one of `prompt`, `messages` and `prompt_token_ids`; {found}")
         if not getattr(self, given[0]):
             raise InvalidJob(f"`{given[0]}` is empty; a job needs at least one character, message or token")
+        if self.pooling_params != PoolingParams() and self.kind != "embed":
+            raise InvalidJob(f"`pooling_params` are for jobs of kind `embed`; this one is `{self.kind}`")
+        if self.kind != "generate":
+            self._check_nothing_is_generated()
+
+    def _check_nothing_is_generated(self) -> None:
+        """Refuse what only makes sense for output, rather than let it pass for something that works."""
+        if self.stream:
+            raise InvalidJob(f"a `{self.kind}` job generates nothing to `stream`")
+        neutral, useful = SamplingParams(), {"prompt_logprobs"} if self.kind == "score" else set[str]()
+        for name in neutral.__struct_fields__:
+            if name not in useful and getattr(self.sampling_params, name) != getattr(neutral, name):
+                raise InvalidJob(f"a `{self.kind}` job generates nothing; leave out `{name}`")
 
 
 class TopLogprob(Struct, frozen=True, kw_only=True):
@@ -262,7 +275,7 @@ class Score(Struct, frozen=True, kw_only=True):
     tokens: list[TokenLogprob]
 
 
-class Usage(Struct, frozen=True, kw_only=True):
+class Usage(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Token counts of one job, over all its samples."""
 
     prompt_tokens: int
@@ -322,8 +335,8 @@ class Done(Struct, frozen=True, kw_only=True, tag="done", tag_field="type", omit
 
     @property
     def text(self) -> str:
-        """Text of the first sample."""
-        return self.outputs[0].text
+        """Text of the first sample; empty where the job's kind generates none."""
+        return self.outputs[0].text if self.outputs else ""
 
 
 class Failed(Struct, frozen=True, kw_only=True, tag="failed", tag_field="type", omit_defaults=True):
@@ -337,7 +350,7 @@ Event = Tokens | Done | Failed
 TerminalEvent = Done | Failed
 
 
-class Heartbeat(Struct, frozen=True, kw_only=True):
+class Heartbeat(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a consumer says of itself in the hash `consumers`, under its name."""
 
     model: str
@@ -381,6 +394,14 @@ _event_decoder = msgspec.json.Decoder(Event)
 _heartbeat_decoder = msgspec.json.Decoder(Heartbeat)
 
 _UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(?P<name>.*?)`(?: - at `(?P<path>\$[^`]*)`)?")
+
+_STRUCTS: Final[dict[str, type[Struct]]] = {
+    "$": Job,
+    "$.sampling_params": SamplingParams,
+    "$.sampling_params.structured_outputs": StructuredOutputs,
+    "$.sampling_params.repetition_detection": RepetitionDetection,
+    "$.pooling_params": PoolingParams,
+}
 
 
 def encode_job(job: Job) -> bytes:
@@ -471,7 +492,7 @@ def _explain(message: str) -> str:
     if match is None:
         return message[:300]  # it may quote the job, which may be large
     name, path = match["name"][:64], match["path"] or "$"
-    struct = {"$": Job, "$.sampling_params": SamplingParams}.get(path, Message)
+    struct = _STRUCTS.get(path, Message)
     known = [field.encode_name for field in msgspec.structs.fields(struct)]
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean `{near[0]}`?" if near else f"known fields: {', '.join(known)}"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from consumer.tokenizer import Defaults, PromptTokenizer, PromptTooLong, TokenizerMissing
+from consumer.defaults import Defaults
+from consumer.tokenizer import PromptTokenizer, PromptTooLong, TokenizerMissing
 from penstock.errors import InvalidJob
 from penstock.messages import Job, Message, TextPart
 from tests.consumer.models import save_model

@@ -18,7 +18,7 @@ from penstock.keys import Keys
 from penstock.messages import Job, SamplingParams
 from tests.conftest import Server
 from tests.consumer.models import save_model
-from tests.consumer.scripted_engine import token_at
+from tests.consumer.scripted_engine import logged, token_at
 from tests.recovery.processes import ConsumerProcess, check_stream, events_of
 
 LANE = Keys().jobs("standard")
@@ -94,10 +94,12 @@ async def test_kill_of_the_consumer(
     start(server.url, model, name=name, lease_s=lease_s, max_num_seqs=16)
     await until_terminal(client, ids, len(ids))
     check_all(server, ids)
-    requests = [json.loads(line) for line in (model.parent / "requests.log").read_text().splitlines()]
+    requests = logged(model.parent / "requests.log", "request")
     assert len({request_id.rpartition("/")[0] for request_id, _ in requests}) == 100
     assert len(requests) <= 100 + 16 + 8, "only what was held by the dead consumer ran twice"
-    assert any(resumed for _, resumed in requests), "streamed jobs went on from their last event"
+    assert any(sum(resumed.values()) for _, resumed in requests), (
+        "streamed jobs went on from their last event"
+    )
     end = time.monotonic() + 5
     while not first.group_is_empty():
         assert time.monotonic() < end, "the engine outlived its consumer"
