@@ -1,11 +1,15 @@
 """A scripted stand-in for the engine process: speaks the engine's frames, computes nothing.
 
-The one fake of the test suite. Its output for a request is a function of prompt and sample alone: token i of
-sample s is `(sum(prompt) + i + 7 * s) % 26 + 97`, a lower-case letter in a byte-level vocabulary, so a resumed
-request goes on exactly as an undisturbed one. Its script is script.json in the model's folder, an object:
+The one fake of the test suite. Its output for a request is a function of prompt and sample alone: token i
+of sample s is `(sum(prompt) + i + 7 * s) % 26 + 97`, a lower-case letter in a byte-level vocabulary, so a
+resumed request goes on exactly as an undisturbed one. Its script is an object, script.json in the model's
+folder:
 
-step_s: seconds a step takes. max_model_len. log: a file for what was asked of it, see `logged`. die_after_tokens, restart_s, poison_tokens: deaths. eos_at: by sample index as text, the position at which
-its end token comes. says: the text that every output is, an end token behind it.
+- `step_s`: seconds that a step takes; `max_model_len`
+- `log`: a file for what was asked of it, see `logged`
+- `die_after_tokens`, `restart_s`, `poison_tokens`: deaths
+- `eos_at`: by sample index as text, the position at which its end token comes
+- `says`: the text that every output is, an end token behind it
 """
 
 from __future__ import annotations
