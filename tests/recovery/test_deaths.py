@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -52,13 +51,17 @@ async def client(redis_url: str) -> AsyncIterator[Client]:
 
 
 def jobs(count: int) -> list[Job]:
-    params = SamplingParams(max_tokens=NUM_TOKENS)
-    return [Job(prompt=f"job {n}", stream=n % 2 == 0, sampling_params=params) for n in range(count)]
+    """Every other one streamed, and every fifth with three samples."""
+    params = [SamplingParams(max_tokens=NUM_TOKENS, n=3 if n % 5 == 0 else 1) for n in range(count)]
+    return [Job(prompt=f"job {n}", stream=n % 2 == 0, sampling_params=params[n]) for n in range(count)]
 
 
-def expected_text(n: int) -> str:
+def expected_texts(n: int) -> list[str]:
     ids = list(f"job {n}".encode())
-    return "".join(chr(token_at(ids, position)) for position in range(NUM_TOKENS))
+    return [
+        "".join(chr(token_at(ids, position, sample)) for position in range(NUM_TOKENS))
+        for sample in range(3 if n % 5 == 0 else 1)
+    ]
 
 
 async def until_terminal(client: Client, ids: list[str], count: int) -> None:
@@ -78,7 +81,7 @@ def check_all(server: Server, ids: list[str]) -> None:
     with server.client() as redis:
         for n, job_id in enumerate(ids):
             done = check_stream(events_of(redis, job_id))
-            assert done.text == expected_text(n), f"job {n}"
+            assert [output.text for output in done.outputs] == expected_texts(n), f"job {n}"
         assert redis.xlen(LANE) == 0
 
 
