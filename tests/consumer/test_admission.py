@@ -10,17 +10,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from consumer.admission import Admission, JobRefused
 from consumer.defaults import Defaults
-from consumer.lease import Lease
-from consumer.served import Served
-from consumer.token_logprobs import TokenTexts
-from consumer.tokenizer import PromptTokenizer
-from engine.messages import Ready
 from engine.request import RepetitionDetection, Request, RequestParams, refusal
-from penstock.keys import JobId
-from penstock.messages import Failed, Job, PoolingParams, SamplingParams, decode_event, encode_job
+from penstock.messages import Failed, Job, PoolingParams, SamplingParams, decode_event
 from tests.consumer.models import save_model
-
-WINDOW = 40
+from tests.consumer.served import VOCAB_SIZE, WINDOW, make_lease, make_served
 
 
 @pytest.fixture
@@ -28,34 +21,10 @@ def folder(tmp_path: Path) -> Path:
     return save_model(tmp_path)
 
 
-def served(folder: Path, **defaults: Any) -> Served:
-    ready = Ready(
-        model="m",
-        model_path=str(folder),
-        fingerprint="f",
-        max_model_len=WINDOW,
-        vocab_size=300,
-        max_num_seqs=4,
-        num_blocks=10,
-        block_size=16,
-        eos_token_ids=[257],
-    )
-    tokenizer = PromptTokenizer(folder, ready.vocab_size)
-    return Served(
-        model="m",
-        ready=ready,
-        tokenizer=tokenizer,
-        token_texts=TokenTexts(tokenizer.tokenizer),
-        defaults=Defaults(**defaults),
-        result_ttl_s=60,
-    )
-
-
 def admit(folder: Path, job: Job, **defaults: Any) -> Request:
-    job_id = JobId("standard", "1-0", None)
-    lease = Lease(job_id=job_id, key=str(job_id), deliveries=1, job=encode_job(job))
-    request = Admission(served(folder, **defaults)).admit(lease, []).remaining()
-    assert refusal(request, WINDOW, 300) is None, "what is admitted, the engine takes"
+    admission = Admission(make_served(folder, **defaults))
+    request = admission.admit(make_lease(job), []).remaining()
+    assert refusal(request, WINDOW, VOCAB_SIZE) is None, "what is admitted, the engine takes"
     return request
 
 
