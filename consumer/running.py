@@ -176,7 +176,7 @@ class RunningJob:
     def _invalid_output(self) -> str | None:
         """What is wrong with a finished output that has a form to keep; None where nothing is.
 
-        One that ran out of tokens is given as it is: its finish reason says that it is not whole.
+        One that was cut off is given as it is: its finish and stop reasons say that it is not whole.
         """
         wanted = self.job.sampling_params.structured_outputs
         if wanted is None:
@@ -184,6 +184,6 @@ class RunningJob:
         from consumer.structured import validate  # loads a schema validator, for those who need one
 
         for sample in self._samples:
-            if sample.finish_reason == "stop" and (words := validate(wanted, sample.answer)) is not None:
+            if sample.whole and (words := validate(wanted, sample.answer)) is not None:
                 return f"output {sample.index}: {words}" if len(self._samples) > 1 else words
         return None

@@ -42,6 +42,11 @@ class RunningSample:
         return self._text.stopped_by is not None
 
     @property
+    def whole(self) -> bool:
+        """Whether the model ended it, rather than a limit or a stop string."""
+        return self.finish_reason == "stop" and not self.stopped_early
+
+    @property
     def num_tokens(self) -> int:
         """How many tokens there are so far."""
         return self._text.num_tokens

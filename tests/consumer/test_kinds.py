@@ -81,6 +81,8 @@ async def test_what_was_cut_off_is_given_as_it_is(redis_url: str, tmp_path: Path
     model = save_model(tmp_path / "model", {"says": '{"a": 1}'})
     done = await outcome(redis_url, model, structured(StructuredOutputs(json=SCHEMA), max_tokens=4))
     assert (done.text, done.outputs[0].finish_reason) == ('{"a"', "length")
+    done = await outcome(redis_url, model, structured(StructuredOutputs(json=SCHEMA), stop=":"))
+    assert (done.text, done.outputs[0].stop_reason) == ('{"a"', ":")
 
 
 async def test_a_grammar_that_cannot_be_compiled_fails_its_own_job(redis_url: str, tmp_path: Path) -> None:
