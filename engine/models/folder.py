@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -106,11 +107,19 @@ def read_config(folder: Path) -> Any:
 
 
 def eos_token_ids(folder: Path, config: Any) -> list[int]:
-    """The model's end tokens: those of config.json and of generation_config.json, each an id or a list."""
+    """The model's end tokens: those of config.json and generation_config.json, each an id or a list, and the
+    tokenizer's.
+
+    The last is what ends an answer of many a chat model that was tuned from a base model and kept its
+    configs (ChatML's `<|im_end|>`); vLLM counts all three as well.
+    """
     named: list[Any] = [config.eos_token_id]
     path = folder / "generation_config.json"
     if path.is_file():
         named.append(_read_json(path).get("eos_token_id"))
+    of_tokenizer = _tokenizer_eos(folder)
+    if of_tokenizer is not None and of_tokenizer < getattr(config, "vocab_size", math.inf):
+        named.append(of_tokenizer)  # beyond the vocabulary, the model cannot generate it
     ids: set[int] = set()
     for value in named:
         if isinstance(value, int):
@@ -118,6 +127,33 @@ def eos_token_ids(folder: Path, config: Any) -> list[int]:
         elif isinstance(value, list):
             ids.update(value)
     return sorted(ids)
+
+
+def _tokenizer_eos(folder: Path) -> int | None:
+    """Id of the `eos_token` that tokenizer_config.json names; None where there is none."""
+    path = folder / "tokenizer_config.json"
+    if not path.is_file():
+        return None
+    config = _read_json(path)
+    token = config.get("eos_token")
+    if isinstance(token, dict):
+        token = token.get("content")
+    if not isinstance(token, str):
+        return None
+    for token_id, added in (config.get("added_tokens_decoder") or {}).items():
+        if added.get("content") == token:
+            return int(token_id)
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return None
+    tokenizer = _read_json(path)  # some megabytes: looked at last
+    for added in tokenizer.get("added_tokens") or ():
+        if added.get("content") == token:
+            return added["id"]
+    vocab = tokenizer.get("model", {}).get("vocab")  # of a Unigram model, pairs of text and score
+    if isinstance(vocab, list):
+        return next((number for number, (text, _) in enumerate(vocab) if text == token), None)
+    return (vocab or {}).get(token)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
