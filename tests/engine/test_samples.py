@@ -119,3 +119,11 @@ def test_a_preemption_does_not_double_prompt_logprobs() -> None:
     assert scheduler.num_preemptions == 1
     assert starts == [0, 4]  # once they are out, it may look into the cache
     assert [entry for entry in given if entry] == [entries]
+
+
+def test_a_sibling_waits_where_its_copy_would_take_the_leaders_next_block() -> None:
+    scheduler = scheduler_of(num_blocks=3)
+    scheduler.add(request("a", 6, max_tokens=2, samples=2))
+    step(scheduler)
+    assert scheduler.blocks.num_free == 1
+    assert scheduler.schedule().new_rows == []
