@@ -32,9 +32,9 @@ def load_decoder(
     """Reads the folder's weights, or makes dummy ones, in the layout of the configured op set.
 
     Raises WeightsError. Each parameter is read on its own, straight into its fused shape and type: beside the
-    weights there are at most one parameter as it is before the op set has packed it, and one tensor of a
-    file. A tied output matrix is the embedding's own memory where the op set computes with it as it is;
-    the processor's op set packs a copy.
+    weights there are at most one parameter as it is before the op set has packed it (of experts, the two of
+    a layer), and one tensor of a file. A tied output matrix is the embedding's own memory where the op set
+    computes with it as it is; the processor's op set packs a copy.
     """
     weights: Weights
     if config.load_format == "dummy":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -140,6 +141,12 @@ def test_a_rope_without_its_numbers_is_an_invalid_config(rope: dict[str, Any], w
     with pytest.raises(ModelError, match=f"config.json is invalid: .*{words}") as caught:
         spec_of(config)
     assert not isinstance(caught.value, UnsupportedModel)
+
+
+def test_a_config_without_a_field_is_invalid() -> None:
+    config = SimpleNamespace(architectures=["LlamaForCausalLM"], model_type="llama")
+    with pytest.raises(ModelError, match=r"config.json is invalid: .*hidden_size"):
+        spec_of(config)
 
 
 @pytest.mark.parametrize(

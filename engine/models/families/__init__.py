@@ -29,10 +29,15 @@ class Family(Struct, frozen=True, kw_only=True):
     """The config's own name for it: decides how transformers reads the fields."""
     build: Callable[[Any, str], DecoderSpec]
     """From a config and the architecture's name."""
+    models: str
+    """Those that people know, for the documentation."""
+    variants: str = ""
+    """What configs may ask for beside transformers' defaults, for the documentation."""
 
 
-def _like_llama(model_type: str, **differences: Any) -> Family:
-    return Family(model_type=model_type, build=partial(llama_spec, Differences(**differences)))
+def _like_llama(model_type: str, models: str, variants: str = "", **differences: Any) -> Family:
+    build = partial(llama_spec, Differences(**differences))
+    return Family(model_type=model_type, build=build, models=models, variants=variants)
 
 
 _GEMMA: dict[str, Any] = {
@@ -48,31 +53,77 @@ _GEMMA: dict[str, Any] = {
 _ATTENTION_BIAS = {"qkv_bias": "attention_bias", "out_bias": "attention_bias"}
 
 FAMILIES: dict[str, Family] = {
-    "LlamaForCausalLM": _like_llama("llama", **_ATTENTION_BIAS, mlp_bias="mlp_bias"),
-    "MistralForCausalLM": _like_llama("mistral", windows="all"),
-    "Qwen2ForCausalLM": _like_llama("qwen2", qkv_bias="always", windows="layer_types"),
-    "Qwen3ForCausalLM": _like_llama("qwen3", **_ATTENTION_BIAS, qk_norm="head", windows="layer_types"),
-    "Gemma2ForCausalLM": _like_llama("gemma2", **_GEMMA, soft_caps=True),
-    "Gemma3ForCausalLM": _like_llama("gemma3_text", **_GEMMA, qk_norm="head"),
-    "Phi3ForCausalLM": _like_llama("phi3", fused=True, partial_rotary=True, windows="all"),
+    "LlamaForCausalLM": _like_llama(
+        "llama", "Llama 2, 3, 3.1, 3.2", variants="biases", **_ATTENTION_BIAS, mlp_bias="mlp_bias"
+    ),
+    "MistralForCausalLM": _like_llama("mistral", "Mistral 7B", windows="all"),
+    "Qwen2ForCausalLM": _like_llama(
+        "qwen2",
+        "Qwen2, Qwen2.5",
+        variants="sliding windows from a layer on",
+        qkv_bias="always",
+        windows="layer_types",
+    ),
+    "Qwen3ForCausalLM": _like_llama(
+        "qwen3",
+        "Qwen3",
+        variants="sliding windows, biases",
+        **_ATTENTION_BIAS,
+        qk_norm="head",
+        windows="layer_types",
+    ),
+    "Gemma2ForCausalLM": _like_llama("gemma2", "Gemma 2", **_GEMMA, soft_caps=True),
+    "Gemma3ForCausalLM": _like_llama("gemma3_text", "Gemma 3 1B", **_GEMMA, qk_norm="head"),
+    "Phi3ForCausalLM": _like_llama(
+        "phi3",
+        "Phi-3, Phi-4, Phi-4-mini",
+        variants="sliding window, partial rotary",
+        fused=True,
+        partial_rotary=True,
+        windows="all",
+    ),
     "MixtralForCausalLM": _like_llama(
-        "mixtral", mlp="moe", experts=("block_sparse_moe", "w1", "w3", "w2"), windows="all"
+        "mixtral",
+        "Mixtral",
+        variants="sliding window",
+        mlp="moe",
+        experts=("block_sparse_moe", "w1", "w3", "w2"),
+        windows="all",
     ),
     "Qwen3MoeForCausalLM": _like_llama(
         "qwen3_moe",
+        "Qwen3 30B-A3B, 235B-A22B",
+        variants="dense layers between",
         **_ATTENTION_BIAS,
         qk_norm="head",
         mlp="moe",
         experts=("mlp", "gate_proj", "up_proj", "down_proj"),
         windows="all",
     ),
-    "FalconForCausalLM": Family(model_type="falcon", build=falcon_spec),
-    "BloomForCausalLM": Family(model_type="bloom", build=bloom_spec),
-    "GPTNeoXForCausalLM": Family(model_type="gpt_neox", build=neox_spec),
-    "GPT2LMHeadModel": Family(model_type="gpt2", build=gpt2_spec),
-    "GPTBigCodeForCausalLM": Family(model_type="gpt_bigcode", build=gpt2_spec),
+    "FalconForCausalLM": Family(
+        model_type="falcon",
+        build=falcon_spec,
+        models="Falcon 7B, 40B, 180B, 11B, RW",
+        variants="new decoder (grouped KV heads, one norm or two); sequential; alibi; biases",
+    ),
+    "BloomForCausalLM": Family(model_type="bloom", build=bloom_spec, models="BLOOM"),
+    "GPTNeoXForCausalLM": Family(
+        model_type="gpt_neox",
+        build=neox_spec,
+        models="GPT-NeoX, Pythia",
+        variants="sequential blocks, no biases",
+    ),
+    "GPT2LMHeadModel": Family(model_type="gpt2", build=gpt2_spec, models="GPT-2", variants="scales by layer"),
+    "GPTBigCodeForCausalLM": Family(
+        model_type="gpt_bigcode",
+        build=gpt2_spec,
+        models="StarCoder, SantaCoder",
+        variants="a KV head per head",
+    ),
     "Starcoder2ForCausalLM": _like_llama(
         "starcoder2",
+        "StarCoder2",
+        variants="sliding window",
         qkv_bias="use_bias",
         out_bias="use_bias",
         mlp_bias="use_bias",
@@ -81,10 +132,24 @@ FAMILIES: dict[str, Family] = {
         mlp="plain",
         windows="all",
     ),
-    "Olmo2ForCausalLM": _like_llama("olmo2", **_ATTENTION_BIAS, qk_norm="projection", norms=POST_NORM),
-    "GraniteForCausalLM": _like_llama("granite", **_ATTENTION_BIAS, mlp_bias="mlp_bias", multipliers=True),
+    "Olmo2ForCausalLM": _like_llama(
+        "olmo2", "OLMo 2", **_ATTENTION_BIAS, qk_norm="projection", norms=POST_NORM
+    ),
+    "GraniteForCausalLM": _like_llama(
+        "granite",
+        "Granite 3",
+        variants="biases, multipliers of embedding, residual, scores and logits",
+        **_ATTENTION_BIAS,
+        mlp_bias="mlp_bias",
+        multipliers=True,
+    ),
     "SmolLM3ForCausalLM": _like_llama(
-        "smollm3", **_ATTENTION_BIAS, mlp_bias="mlp_bias", windows="layer_types"
+        "smollm3",
+        "SmolLM3",
+        variants="sliding windows",
+        **_ATTENTION_BIAS,
+        mlp_bias="mlp_bias",
+        windows="layer_types",
     ),
 }
 """By the name in the config's `architectures`."""
