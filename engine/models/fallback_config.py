@@ -99,7 +99,11 @@ def fallback_sizes(config: Any) -> FallbackSizes:
     register()
     try:
         with torch.device("meta"):
-            model = model_class._from_config(copy.deepcopy(config), attn_implementation="eager")
+            model = model_class._from_config(
+                copy.deepcopy(config),
+                attn_implementation="eager",
+                dtype=torch.bfloat16,  # without memory, experts know no other type
+            )
     except Exception as error:  # its own checks of its config: many types
         raise ModelError(f"{model_class.__name__} cannot be made of this config: {error!r}") from error
     num_layers: int = config.num_hidden_layers

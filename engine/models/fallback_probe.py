@@ -63,7 +63,9 @@ def discover(model: Any, num_layers: int) -> Layers:
     switch_attention(model, DESCRIBING)
     token_ids = torch.zeros((1, 2), dtype=torch.int64, device=model.device)
     positions = torch.arange(2, device=model.device)[None]
-    run_decoder(model.get_decoder(), token_ids, positions, notes)
+    # Without a padding mask, transformers looks at the positions' values, which a model on meta does not have.
+    padding = torch.ones_like(token_ids)
+    run_decoder(model.get_decoder(), token_ids, positions, notes, attention_mask=padding)
     called = [call.layer for call in notes.calls]
     if called != list(range(num_layers)):
         _refuse(model, f"has {num_layers} layers, but calls its attention in layers {called or 'none'}")
@@ -98,9 +100,10 @@ def switch_attention(model: Any, name: str) -> None:
         _refuse(model, "does not let its attention be exchanged")
 
 
-def run_decoder(decoder: Any, token_ids: Tensor, positions: Tensor, step: Any) -> Tensor:
+def run_decoder(decoder: Any, token_ids: Tensor, positions: Tensor, step: Any, **keywords: Any) -> Tensor:
     """token_ids, positions: [1, T]. Returns the last hidden states, [1, T, hidden_size]."""
-    out = decoder(input_ids=token_ids, position_ids=positions, use_cache=False, **{STEP_KEYWORD: step})
+    keywords |= {STEP_KEYWORD: step}
+    out = decoder(input_ids=token_ids, position_ids=positions, use_cache=False, **keywords)
     return out.last_hidden_state
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Final
 
@@ -51,7 +51,7 @@ def load_whole(folder: Path, hf_config: Any, config: EngineConfig) -> Any:
 
 
 @contextlib.contextmanager
-def _without_progress_bar() -> Iterator[None]:
+def _without_progress_bar() -> Generator[None]:
     """transformers draws one on standard error, which is a log here."""
     from transformers.utils import logging
 

@@ -107,7 +107,7 @@ def test_half_precision_passes_the_probe(architecture: str, precision: str, tmp_
 
 @pytest.mark.parametrize("architecture", KNOWN_TO_BE_REFUSED)
 def test_what_would_not_work_is_refused_by_name(architecture: str, tmp_path: Path) -> None:
-    if architecture == "NemotronForCausalLM":  # all others are refused before any weight is read
+    if architecture == "DogeForCausalLM":  # all others are refused before any weight is read
         save_fallback_model(architecture, tmp_path)
     else:
         tiny_config(architecture).save_pretrained(tmp_path)
