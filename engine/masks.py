@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from llguidance import LLExecutor
+from llguidance import LLExecutor, LLMatcher
 from numpy.typing import NDArray
 
 from engine.constraint import Constraint
@@ -54,7 +54,7 @@ class Masks:
     def __init__(self, vocab_size: int, eos_token_ids: Sequence[int], num_threads: int = 1) -> None:
         self._num_words = -(-vocab_size // 32)
         self._eos = sorted(set(eos_token_ids))
-        self._executor = LLExecutor(num_threads)
+        self._executor = LLExecutor(num_threads) if num_threads > 1 else None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="masks")
         self._buffers = [np.zeros((0, self._num_words), np.int32) for _ in range(NUM_BUFFERS)]
         self._next = 0
@@ -86,13 +86,7 @@ class Masks:
         bits.fill(0)
         grammars = [constraint for constraint in constraints if isinstance(constraint, GrammarConstraint)]
         assert len(grammars) == len(places), "only grammars have masks"
-        # Lets go of the interpreter's lock, once for all rows. A row's own failure is kept in its matcher.
-        self._executor.unsafe_compute_mask_ptr(
-            [(grammar.matcher, row) for row, grammar in enumerate(grammars)],
-            bits.ctypes.data,
-            self._num_words * bits.itemsize,
-            len(grammars),
-        )
+        self._compute([grammar.matcher for grammar in grammars], bits)
         failures: dict[int, str] = {}
         for row, grammar in enumerate(grammars):
             failure = self._check(grammar, bits[row])
@@ -100,6 +94,17 @@ class Masks:
                 bits[row] = 0
                 failures[places[row]] = failure
         return RowMasks(np.array(places, np.int64), bits, failures)
+
+    def _compute(self, matchers: list[LLMatcher], bits: NDArray[np.int32]) -> None:
+        """Lets go of the interpreter's lock. A row's own failure is kept in its matcher."""
+        row_bytes = self._num_words * bits.itemsize
+        first = bits.ctypes.data
+        if self._executor is None:
+            for row, matcher in enumerate(matchers):
+                matcher.unsafe_compute_mask_ptr(first + row * row_bytes, row_bytes)
+        else:
+            targets = [(matcher, row) for row, matcher in enumerate(matchers)]
+            self._executor.unsafe_compute_mask_ptr(targets, first, row_bytes, len(matchers))
 
     def _check(self, grammar: GrammarConstraint, row: NDArray[np.int32]) -> str | None:
         """An end token ends the output, also where the grammar has it as text: so it waits for the end."""

@@ -40,9 +40,9 @@ def compiled(grammars: Grammars) -> Compile:
     return lambda kind, text: grammars.compile(Grammar(kind=kind, text=text)).result()
 
 
-@pytest.fixture
-def masks() -> Iterator[Masks]:
-    masks = Masks(VOCAB_SIZE, [EOS, OTHER_EOS])
+@pytest.fixture(params=[1, 2])
+def masks(request: pytest.FixtureRequest) -> Iterator[Masks]:
+    masks = Masks(VOCAB_SIZE, [EOS, OTHER_EOS], num_threads=request.param)
     yield masks
     masks.close()
 
