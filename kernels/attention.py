@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from kernels.checks import check, check_contiguous
+from kernels.checks import check, check_contiguous, check_float
 
 if TYPE_CHECKING:
     from kernels.opset import OpSet
@@ -38,11 +38,20 @@ class AttentionMetadata:
 
 @dataclass(frozen=True, slots=True)
 class AttentionShape:
-    """Heads of one layer."""
+    """How one layer attends: layers of one shape share a step's plan."""
 
     num_heads: int
     num_kv_heads: int
     head_dim: int
+    scale: float
+    """What q · k is multiplied by, 1 / sqrt(head_dim) in most families."""
+    window: int = 0
+    """A query sees its own key and the window - 1 before it; 0: all before it."""
+    soft_cap: float = 0.0
+    """Scores s become soft_cap · tanh(s / soft_cap), Gemma 2; 0: they stay."""
+    alibi_slopes: tuple[float, ...] = ()
+    """Of each query head: slope · (key position - query position) is added to a scaled score. Press, Smith
+    and Lewis, "Train Short, Test Long", 2021. Empty: nothing is added."""
 
 
 class AttentionPlan(Protocol):
@@ -51,9 +60,12 @@ class AttentionPlan(Protocol):
     @property
     def metadata(self) -> AttentionMetadata: ...
 
+    @property
+    def shape(self) -> AttentionShape: ...
+
 
 def plan_attention(ops: OpSet, metadata: AttentionMetadata, shape: AttentionShape) -> AttentionPlan:
-    """Prepares a step: everything about it that does not depend on the layer."""
+    """Prepares a step: everything about it that is the same for every layer of this shape."""
     batch = metadata.context_lens.shape[0]
     device = metadata.context_lens.device
     check("cu_seqlens_q", metadata.cu_seqlens_q, (batch + 1,), torch.int32, device)
@@ -61,6 +73,9 @@ def plan_attention(ops: OpSet, metadata: AttentionMetadata, shape: AttentionShap
     check("block_tables", metadata.block_tables, (batch, None), torch.int32, device)
     check("slot_mapping", metadata.slot_mapping, (None,), torch.int64, device)
     assert shape.num_heads % shape.num_kv_heads == 0, "query heads are no multiple of the KV heads"
+    assert shape.window >= 0, f"window {shape.window}"
+    assert shape.soft_cap >= 0, f"soft_cap {shape.soft_cap}"
+    assert len(shape.alibi_slopes) in (0, shape.num_heads), "alibi_slopes: not one for each query head"
     return ops.plan_attention(metadata, shape)
 
 
@@ -80,16 +95,19 @@ def store_kv(
 def attention(
     ops: OpSet, q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: AttentionPlan, out: Tensor
 ) -> None:
-    """softmax(q · kᵀ / sqrt(D)) · v for every query over its own context, up to its own position.
+    """softmax(scores) · v for every query over its own context, up to its own position.
 
+    Scores are q · kᵀ, scaled, then capped, then with the slopes added, then masked, as the plan's shape says.
     q, out: [T, heads, D]; out contiguous and written whole. k_cache, v_cache: [blocks, block_size, kv_heads,
-    D] contiguous, with this step's keys and values already stored.
+    D] contiguous, with this step's keys and values already stored. All four share one dtype.
     """
-    num_tokens, num_heads, head_dim = q.shape
-    check("q", q, (plan.metadata.slot_mapping.shape[0], None, None), k_cache.dtype, k_cache.device)
-    check("out", out, (num_tokens, num_heads, head_dim), q.dtype, q.device)
+    shape, num_tokens = plan.shape, plan.metadata.slot_mapping.shape[0]
+    check("q", q, (num_tokens, shape.num_heads, shape.head_dim), k_cache.dtype, k_cache.device)
+    check_float("q", q)
+    check("out", out, tuple(q.shape), q.dtype, q.device)
     check_contiguous("out", out)
+    cache_shape = (None, plan.metadata.block_size, shape.num_kv_heads, shape.head_dim)
     for name, cache in (("k_cache", k_cache), ("v_cache", v_cache)):
-        check(name, cache, (None, plan.metadata.block_size, None, head_dim), q.dtype, q.device)
+        check(name, cache, cache_shape, q.dtype, q.device)
         check_contiguous(name, cache)
     ops.attention(q, k_cache, v_cache, plan, out)

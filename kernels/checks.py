@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
 from torch import Tensor
+
+FLOATS: Final = (torch.float32, torch.bfloat16, torch.float16)
+"""What activations, weights and caches may be."""
 
 
 def check(
@@ -27,3 +32,8 @@ def check(
 def check_contiguous(name: str, tensor: Tensor) -> None:
     """Asserts that a tensor has no gaps."""
     assert tensor.is_contiguous(), f"{name}: strides {tensor.stride()}, expected contiguous"
+
+
+def check_float(name: str, tensor: Tensor) -> None:
+    """Asserts one of the dtypes that every op set computes."""
+    assert tensor.dtype in FLOATS, f"{name}: {tensor.dtype}, expected float32, bfloat16 or float16"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from kernels.checks import check, check_contiguous
+from kernels.checks import check, check_contiguous, check_float
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +30,7 @@ class LinearWeight:
 def pack_linear(ops: OpSet, weight: Tensor, bias: Tensor | None) -> LinearWeight:
     """Takes a weight [N, K] and a bias [N] or None, both contiguous; the result may share their memory."""
     check("weight", weight, (None, None), weight.dtype, weight.device)
+    check_float("weight", weight)
     check_contiguous("weight", weight)
     if bias is not None:
         check("bias", bias, (weight.shape[0],), weight.dtype, weight.device)

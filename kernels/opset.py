@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from kernels.activation import Activation
 from kernels.attention import AttentionMetadata, AttentionPlan, AttentionShape
 from kernels.linear import LinearWeight
+from kernels.moe import ExpertWeights
 from kernels.sample import SamplingTensors
 
 
@@ -19,10 +21,16 @@ class OpSet:
     name: str
     rms_norm: Callable[[Tensor, Tensor, float], Tensor]
     add_rms_norm: Callable[[Tensor, Tensor, Tensor, float], Tensor]
+    layer_norm: Callable[[Tensor, Tensor, Tensor | None, float], Tensor]
+    add_layer_norm: Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]
     rotary: Callable[[Tensor, Tensor, Tensor], Tensor]
-    silu_and_mul: Callable[[Tensor], Tensor]
+    act_and_mul: Callable[[Tensor, Activation], Tensor]
+    activate: Callable[[Tensor, Activation], Tensor]
     pack_linear: Callable[[Tensor, Tensor | None], LinearWeight]
     linear: Callable[[Tensor, LinearWeight], Tensor]
+    pack_experts: Callable[[Tensor, Tensor, Activation], ExpertWeights]
+    route: Callable[[Tensor, int, bool], tuple[Tensor, Tensor]]
+    moe: Callable[[Tensor, Tensor, Tensor, ExpertWeights], Tensor]
     store_kv: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None]
     plan_attention: Callable[[AttentionMetadata, AttentionShape], AttentionPlan]
     attention: Callable[[Tensor, Tensor, Tensor, AttentionPlan, Tensor], None]

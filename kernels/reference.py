@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kernels.activation import Activation
 from kernels.attention import AttentionMetadata, AttentionPlan, AttentionShape
 from kernels.linear import LinearWeight
+from kernels.moe import ExpertWeights
 from kernels.opset import OpSet
 from kernels.philox import MASK, MULTIPLIERS, ROUNDS, WEYL
 from kernels.sample import SamplingTensors
@@ -17,7 +19,8 @@ from kernels.sample import SamplingTensors
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """See `kernels.norm.rms_norm`."""
-    return x / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight
+    wide = x.float()
+    return (wide / torch.sqrt(wide.pow(2).mean(-1, keepdim=True) + eps) * weight).to(x.dtype)
 
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -26,17 +29,49 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Ten
     return rms_norm(residual, weight, eps)
 
 
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """See `kernels.norm.layer_norm`."""
+    wide = x.float()
+    centred = wide - wide.mean(-1, keepdim=True)
+    normed = centred / torch.sqrt(centred.pow(2).mean(-1, keepdim=True) + eps) * weight
+    return (normed if bias is None else normed + bias).to(x.dtype)
+
+
+def add_layer_norm(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """See `kernels.norm.add_layer_norm`."""
+    residual += x
+    return layer_norm(residual, weight, bias, eps)
+
+
 def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """See `kernels.rotary.rotary`."""
-    first, second = x.chunk(2, dim=-1)
+    half = cos.shape[1]
+    first, second, rest = x.float().split((half, half, x.shape[2] - 2 * half), dim=-1)
     cos, sin = cos[:, None], sin[:, None]
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1).to(x.dtype)
 
 
-def silu_and_mul(gate_up: Tensor) -> Tensor:
-    """See `kernels.activation.silu_and_mul`."""
-    gate, up = gate_up.chunk(2, dim=-1)
-    return torch.nn.functional.silu(gate) * up
+def act_and_mul(gate_up: Tensor, activation: Activation) -> Tensor:
+    """See `kernels.activation.act_and_mul`."""
+    gate, up = gate_up.float().chunk(2, dim=-1)
+    return (_activate(gate, activation) * up).to(gate_up.dtype)
+
+
+def activate(x: Tensor, activation: Activation) -> Tensor:
+    """See `kernels.activation.activate`."""
+    return _activate(x.float(), activation).to(x.dtype)
+
+
+def _activate(x: Tensor, activation: Activation) -> Tensor:
+    match activation:
+        case "silu":
+            return torch.nn.functional.silu(x)
+        case "gelu":
+            return torch.nn.functional.gelu(x)
+        case "gelu_tanh":
+            return torch.nn.functional.gelu(x, approximate="tanh")
+        case "relu":
+            return torch.nn.functional.relu(x)
 
 
 def pack_linear(weight: Tensor, bias: Tensor | None) -> LinearWeight:
@@ -50,6 +85,38 @@ def linear(x: Tensor, weight: LinearWeight) -> Tensor:
     return torch.nn.functional.linear(x, weight.data, weight.bias)
 
 
+def pack_experts(gate_up: Tensor, down: Tensor, activation: Activation) -> ExpertWeights:
+    """See `kernels.moe.pack_experts`: views of the two tensors."""
+    return ExpertWeights(
+        gate_up=tuple(pack_linear(weight, None) for weight in gate_up),
+        down=tuple(pack_linear(weight, None) for weight in down),
+        activation=activation,
+        num_experts=gate_up.shape[0],
+        hidden_size=gate_up.shape[2],
+        dtype=gate_up.dtype,
+        device=gate_up.device,
+    )
+
+
+def route(router_logits: Tensor, top_k: int, renormalize: bool) -> tuple[Tensor, Tensor]:
+    """See `kernels.moe.route`. `topk` promises no order of equals, a stable sort does."""
+    ordered = router_logits.float().softmax(-1).sort(dim=-1, descending=True, stable=True)
+    weights, ids = ordered.values[:, :top_k], ordered.indices[:, :top_k]
+    if renormalize:
+        weights = weights / weights.sum(-1, keepdim=True)
+    return weights, ids
+
+
+def moe(x: Tensor, weights: Tensor, ids: Tensor, experts: ExpertWeights) -> Tensor:
+    """See `kernels.moe.moe`: every expert computes every token, with weight 0 where it was not picked."""
+    dense = torch.zeros(x.shape[0], experts.num_experts, device=x.device).scatter_(1, ids, weights)
+    out = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
+    for expert, (gate_up, down) in enumerate(zip(experts.gate_up, experts.down, strict=True)):
+        hidden = act_and_mul(linear(x, gate_up), experts.activation)
+        out += dense[:, expert, None] * linear(hidden, down).float()
+    return out.to(x.dtype)
+
+
 def store_kv(keys: Tensor, values: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
     """See `kernels.attention.store_kv`."""
     k_cache.flatten(0, 1)[slot_mapping] = keys
@@ -58,32 +125,45 @@ def store_kv(keys: Tensor, values: Tensor, k_cache: Tensor, v_cache: Tensor, slo
 
 @dataclass(frozen=True, slots=True)
 class ReferencePlan:
-    """Nothing but the metadata."""
+    """Nothing but what it was made of."""
 
     metadata: AttentionMetadata
+    shape: AttentionShape
 
 
 def plan_attention(metadata: AttentionMetadata, shape: AttentionShape) -> AttentionPlan:
     """See `kernels.attention.plan_attention`."""
-    return ReferencePlan(metadata)
+    return ReferencePlan(metadata, shape)
 
 
 def attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: AttentionPlan, out: Tensor) -> None:
     """See `kernels.attention.attention`: one sequence after the other."""
-    metadata = plan.metadata
+    metadata, shape = plan.metadata, plan.shape
     bounds = metadata.cu_seqlens_q.tolist()
-    group = q.shape[1] // k_cache.shape[2]
+    group = shape.num_heads // shape.num_kv_heads
     for b, context_len in enumerate(metadata.context_lens.tolist()):
         start, end = bounds[b], bounds[b + 1]
         num_blocks = -(-context_len // metadata.block_size)
         table = metadata.block_tables[b, :num_blocks].long()
-        keys = k_cache[table].flatten(0, 1)[:context_len].repeat_interleave(group, dim=1)
-        values = v_cache[table].flatten(0, 1)[:context_len].repeat_interleave(group, dim=1)
-        scores = torch.einsum("qhd,khd->hqk", q[start:end], keys) / math.sqrt(q.shape[2])
+        keys = k_cache[table].flatten(0, 1)[:context_len].repeat_interleave(group, dim=1).float()
+        values = v_cache[table].flatten(0, 1)[:context_len].repeat_interleave(group, dim=1).float()
         positions = torch.arange(context_len, device=q.device)
-        future = positions[None, :] > positions[context_len - (end - start) :, None]
-        weights = scores.masked_fill(future, -math.inf).softmax(-1)
+        distances = positions[None, :] - positions[context_len - (end - start) :, None]
+        scores = torch.einsum("qhd,khd->hqk", q[start:end].float(), keys) * shape.scale
+        weights = _mask(scores, distances, shape).softmax(-1)
         out[start:end] = torch.einsum("hqk,khd->qhd", weights, values)
+
+
+def _mask(scores: Tensor, distances: Tensor, shape: AttentionShape) -> Tensor:
+    """scores: [heads, queries, keys]; distances: [queries, keys], key position - query position."""
+    if shape.soft_cap:
+        scores = shape.soft_cap * torch.tanh(scores / shape.soft_cap)
+    if shape.alibi_slopes:
+        scores = scores + torch.tensor(shape.alibi_slopes, device=scores.device)[:, None, None] * distances
+    hidden = distances > 0
+    if shape.window:
+        hidden = hidden | (distances <= -shape.window)
+    return scores.masked_fill(hidden, -math.inf)
 
 
 def philox(key: Tensor, counter: Tensor) -> Tensor:
@@ -127,10 +207,16 @@ def make_op_set() -> OpSet:
         name="reference",
         rms_norm=rms_norm,
         add_rms_norm=add_rms_norm,
+        layer_norm=layer_norm,
+        add_layer_norm=add_layer_norm,
         rotary=rotary,
-        silu_and_mul=silu_and_mul,
+        act_and_mul=act_and_mul,
+        activate=activate,
         pack_linear=pack_linear,
         linear=linear,
+        pack_experts=pack_experts,
+        route=route,
+        moe=moe,
         store_kv=store_kv,
         plan_attention=plan_attention,
         attention=attention,

@@ -11,7 +11,7 @@ from torch import Tensor
 from engine.models.checkpoint import Weights
 from engine.models.rope import rope_tables
 from engine.models.spec import DecoderSpec
-from kernels.activation import silu_and_mul
+from kernels.activation import act_and_mul
 from kernels.attention import AttentionPlan, AttentionShape, attention, store_kv
 from kernels.linear import LinearWeight, linear, pack_linear
 from kernels.norm import add_rms_norm, rms_norm
@@ -48,7 +48,9 @@ class Decoder:
         """Reads every parameter once; `on_layer` is called before each layer's are read."""
         self.spec = spec
         self.ops = ops
-        self.attention_shape = AttentionShape(spec.num_heads, spec.num_kv_heads, spec.head_dim)
+        self.attention_shape = AttentionShape(
+            spec.num_heads, spec.num_kv_heads, spec.head_dim, scale=spec.head_dim**-0.5
+        )
         self.cos, self.sin = rope_tables(spec.rope, spec.head_dim, num_positions)
         outer = {param.name: weights.read(param) for param in spec.outer_params}
         self.embedding = outer["embedding"]
@@ -98,7 +100,7 @@ class Decoder:
                 x = add_rms_norm(ops, x, residual, layer.input_norm, eps)
             x = self._attend(layer, x, (cos, sin), (k_cache, v_cache), plan)
             x = add_rms_norm(ops, x, residual, layer.post_attention_norm, eps)
-            x = linear(ops, silu_and_mul(ops, linear(ops, x, layer.gate_up)), layer.down)
+            x = linear(ops, act_and_mul(ops, linear(ops, x, layer.gate_up), "silu"), layer.down)
         assert x is not None, "a decoder without layers"
         return residual.add_(x)
 

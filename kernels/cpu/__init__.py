@@ -9,9 +9,11 @@ import logging
 
 import torch
 
+from kernels.cpu.activation import act_and_mul, activate
 from kernels.cpu.attention import CpuAttention
-from kernels.cpu.elementwise import add_rms_norm, rms_norm, rotary, silu_and_mul, store_kv
+from kernels.cpu.elementwise import add_layer_norm, add_rms_norm, layer_norm, rms_norm, rotary, store_kv
 from kernels.cpu.linear import choose_linear
+from kernels.cpu.moe import CpuExperts, route
 from kernels.cpu.philox import philox
 from kernels.cpu.sample import sample
 from kernels.opset import OpSet
@@ -28,14 +30,21 @@ def make_op_set() -> OpSet:
             "and a sequence's tokens may depend on what else is in the batch"
         )
     attention = CpuAttention()
+    experts = CpuExperts(pack_linear, linear)
     return OpSet(
         name="cpu",
         rms_norm=rms_norm,
         add_rms_norm=add_rms_norm,
+        layer_norm=layer_norm,
+        add_layer_norm=add_layer_norm,
         rotary=rotary,
-        silu_and_mul=silu_and_mul,
+        act_and_mul=act_and_mul,
+        activate=activate,
         pack_linear=pack_linear,
         linear=linear,
+        pack_experts=experts.pack,
+        route=route,
+        moe=experts.run,
         store_kv=store_kv,
         plan_attention=attention.plan,
         attention=attention.run,

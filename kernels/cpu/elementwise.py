@@ -1,9 +1,8 @@
-"""Norms, rotation, gate and cache writes.
+"""Norms, rotation and cache writes.
 
 torch splits a big elementwise operation between threads at any element, and computes what is left over at a
-split by scalar code. Addition, multiplication and division round alike in both; sigmoid and silu do not
-(seen: rows of 688 columns differ from 51 rows on), so the gate is built from exp, which is one code path for
-all.
+split by scalar code. Addition, multiplication and division round alike in both; what does not is said in
+`kernels.cpu.activation`. torch's norms run row by row.
 """
 
 from __future__ import annotations
@@ -14,31 +13,40 @@ from torch import Tensor
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """See `kernels.norm.rms_norm`."""
-    return torch.rms_norm(x, x.shape[-1:], None, eps).mul_(weight)
+    return torch.rms_norm(x.float(), x.shape[-1:], None, eps).mul_(weight).to(x.dtype)
 
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
     """See `kernels.norm.add_rms_norm`."""
     residual.add_(x)
-    return torch.rms_norm(residual, residual.shape[-1:], weight, eps)
+    return torch.rms_norm(residual.float(), residual.shape[-1:], weight, eps).to(x.dtype)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """See `kernels.norm.layer_norm`."""
+    if weight.dim() == 1:
+        return torch.layer_norm(x.float(), x.shape[-1:], weight, bias, eps).to(x.dtype)
+    normed = torch.layer_norm(x.float(), x.shape[-1:], None, None, eps).mul_(weight)
+    return (normed if bias is None else normed.add_(bias)).to(x.dtype)
+
+
+def add_layer_norm(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """See `kernels.norm.add_layer_norm`."""
+    residual.add_(x)
+    return layer_norm(residual, weight, bias, eps)
 
 
 def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """See `kernels.rotary.rotary`."""
-    half = x.shape[-1] // 2
-    first, second = x[..., :half], x[..., half:]
+    half = cos.shape[1]
+    first, second = x[..., :half], x[..., half : 2 * half]
     cos, sin = cos[:, None], sin[:, None]
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     torch.sub(first * cos, second * sin, out=out[..., :half])
-    torch.add(second * cos, first * sin, out=out[..., half:])
+    torch.add(second * cos, first * sin, out=out[..., half : 2 * half])
+    if 2 * half < x.shape[2]:
+        out[..., 2 * half :] = x[..., 2 * half :]
     return out
-
-
-def silu_and_mul(gate_up: Tensor) -> Tensor:
-    """See `kernels.activation.silu_and_mul`."""
-    gate, up = gate_up.chunk(2, dim=-1)
-    out = torch.neg(gate).exp_().add_(1.0)
-    return torch.div(gate, out, out=out).mul_(up)
 
 
 def store_kv(keys: Tensor, values: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
