@@ -1,4 +1,4 @@
-"""The runner's memory of what runs: tokens, block tables and progress by row, kept up by each batch's changes."""
+"""The runner's memory of what runs: tokens, block tables and progress by row, kept up by batches."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from tests.engine.tiny_models import save_wordy_model
 
 PAGE_BYTES = 4096
 MAX_GROWTH_BYTES = 6 * 1024**2
-"""From the second tenth on: allocators keep some slack, a leak of 1 KB a request would be three times this."""
+"""From the second tenth on: allocators keep some slack; a leak of 1 KB a request would be more."""
 MAX_GROWTH_OBJECTS = 2000
 
 
@@ -81,7 +81,9 @@ def main() -> int:
         engine = engine_of(save_wordy_model(Path(folder)), num_blocks=150, block_size=8, max_num_seqs=64)
         readings = soak(engine, args.requests)
     for reading in readings:
-        print(f"{reading.num_requests:8d} requests {reading.rss_bytes / 2**20:8.1f} MiB {reading.num_objects}")
+        print(
+            f"{reading.num_requests:8d} requests {reading.rss_bytes / 2**20:8.1f} MiB {reading.num_objects}"
+        )
     bytes_more, objects_more = growth(readings)
     print(f"growth: {bytes_more / 2**20:.1f} MiB, {objects_more} objects")
     return int(bytes_more > MAX_GROWTH_BYTES or objects_more > MAX_GROWTH_OBJECTS)

@@ -64,8 +64,12 @@ WAYS: dict[str, dict[str, Any]] = {
     "without prefix cache": {"prefix_cache": False},
     "overlapped": {"overlap": 1},
     "overlapped, chunked and preempted": {
-        **{"overlap": 1, "max_num_batched_tokens": 19, "max_num_seqs": 16},
-        **{"num_blocks": 14, "block_size": 8, "max_model_len": 96},
+        "overlap": 1,
+        "max_num_batched_tokens": 19,
+        "max_num_seqs": 16,
+        "num_blocks": 14,
+        "block_size": 8,
+        "max_model_len": 96,
     },
 }
 

@@ -1,4 +1,4 @@
-"""Thousands of random requests through a tiny cache: each gives what it gives alone, whatever happens to it."""
+"""Thousands of random requests through a tiny cache: each gives what it gives alone."""
 
 from __future__ import annotations
 
@@ -95,7 +95,10 @@ def words(request: Request, sample: Sample, settings: dict[str, Any]) -> str:
 SETTINGS: dict[str, dict[str, Any]] = {
     "tiny cache": {"num_blocks": 16, "block_size": 4, "max_num_seqs": 8, "max_num_batched_tokens": 16},
     "tiny cache, overlapped": {
-        **{"num_blocks": 17, "block_size": 4, "max_num_seqs": 8, "max_num_batched_tokens": 24},
+        "num_blocks": 17,
+        "block_size": 4,
+        "max_num_seqs": 8,
+        "max_num_batched_tokens": 24,
         "overlap": 1,
     },
     "no prefix cache": {"num_blocks": 40, "block_size": 8, "prefix_cache": False},
