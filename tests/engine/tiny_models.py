@@ -181,7 +181,7 @@ def save_tiny_model(family: str, folder: Path) -> Path:
 @torch.no_grad()
 def tiny_transformers_model(family: str) -> Any:
     """The model that `save_tiny_model` saves."""
-    torch.manual_seed(sum(family.encode()))
+    torch.manual_seed(len(family) + sum(family.encode()))
     config = type(FAMILIES[family])(**FAMILIES[family].to_dict())
     model = hf.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     scale = config.hidden_size**0.5 if "gemma" in family else getattr(config, "embedding_multiplier", 1.0)
