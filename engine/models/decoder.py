@@ -79,11 +79,11 @@ class Decoder:
         ropes = dict.fromkeys(layer.rope for layer in spec.layers if layer.rope is not None)
         self._rope_tables = {rope: rope_tables(rope, num_positions) for rope in ropes}
         outer = _Parameters(ops, weights, spec.outer_params, 0)
-        self.embedding = outer.read("embedding")
+        self._embedding = outer.read("embedding")
         self._positions = outer.read("positions") if outer.has("positions") else None
         self._embedding_norm = outer.norm("embedding_norm")
         self._final_norm = outer.norm("final_norm")
-        lm_head = self.embedding if spec.tied else weights.read(spec.lm_head)
+        lm_head = self._embedding if spec.tied else weights.read(spec.lm_head)
         self._lm_head = pack_linear(ops, lm_head, None)
         del lm_head
         self._layers: list[_Layer] = []
@@ -146,7 +146,7 @@ class Decoder:
         return torch.tanh(logits / cap) * cap if cap else logits
 
     def _embed(self, token_ids: Tensor, positions: Tensor) -> Tensor:
-        x = self.embedding[token_ids]
+        x = self._embedding[token_ids]
         if self.spec.embedding_multiplier != 1.0:
             x *= torch.tensor(self.spec.embedding_multiplier, dtype=self.dtype)
         if self._positions is not None:

@@ -194,7 +194,7 @@ def tiny_transformers_model(family: str) -> Any:
             centre = 0.0 if "gemma" in family else 1.0  # Gemma multiplies with 1 + w
             parameter.uniform_(centre - 0.5, centre + 0.5)
         elif name.endswith("gate.weight"):
-            parameter.normal_(0.0, 0.6)  # experts well apart
+            parameter.normal_(0.0, 1.2)  # experts well apart
         else:
             parameter.normal_(0.0, 0.3)
     return model.eval()
