@@ -181,7 +181,7 @@ def save_tiny_model(family: str, folder: Path) -> Path:
 @torch.no_grad()
 def tiny_transformers_model(family: str) -> Any:
     """The model that `save_tiny_model` saves."""
-    torch.manual_seed(sum(family.encode()))
+    torch.manual_seed(len(family) + sum(family.encode()))
     config = type(FAMILIES[family])(**FAMILIES[family].to_dict())
     model = hf.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     scale = config.hidden_size**0.5 if "gemma" in family else getattr(config, "embedding_multiplier", 1.0)
@@ -194,7 +194,7 @@ def tiny_transformers_model(family: str) -> Any:
             centre = 0.0 if "gemma" in family else 1.0  # Gemma multiplies with 1 + w
             parameter.uniform_(centre - 0.5, centre + 0.5)
         elif name.endswith("gate.weight"):
-            parameter.normal_(0.0, 0.6)  # experts well apart
+            parameter.normal_(0.0, 1.2)  # experts well apart
         else:
             parameter.normal_(0.0, 0.3)
     return model.eval()
