@@ -63,7 +63,7 @@ def discover(model: Any, num_layers: int) -> Layers:
     switch_attention(model, DESCRIBING)
     token_ids = torch.zeros((1, 2), dtype=torch.int64, device=model.device)
     positions = torch.arange(2, device=model.device)[None]
-    # Without a padding mask, transformers looks at the positions' values, which a model on meta does not have.
+    # Without a padding mask transformers looks at the positions, and on meta they have no values.
     padding = torch.ones_like(token_ids)
     run_decoder(model.get_decoder(), token_ids, positions, notes, attention_mask=padding)
     called = [call.layer for call in notes.calls]
