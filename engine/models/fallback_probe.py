@@ -68,7 +68,8 @@ def discover(model: Any, num_layers: int) -> Layers:
     run_decoder(model.get_decoder(), token_ids, positions, notes, attention_mask=padding)
     called = [call.layer for call in notes.calls]
     if called != list(range(num_layers)):
-        _refuse(model, f"has {num_layers} layers, but calls its attention in layers {called or 'none'}")
+        shown = ", ".join(map(str, called[:8])) + (" …" if len(called) > 8 else "") if called else "none"
+        _refuse(model, f"has {num_layers} layers, but calls its attention in layers {shown}")
     found = [_masked_shape(model, call) for call in notes.calls]
     shapes = tuple(dict.fromkeys(found))
     if len({(shape.num_kv_heads, shape.head_dim) for shape in shapes}) > 1:
