@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN_PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
-.PHONY: demo test lint bench-step clean
+.PHONY: demo test lint soak bench-step clean
 
 demo: $(VENV)/.installed
 	$(BIN)/penstock demo
@@ -17,6 +17,9 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+soak: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.engine.soak
 
 bench-step: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.step_overhead

@@ -73,6 +73,8 @@ class Consumer:
         self._quarantine = Quarantine()
         self._deaths_in_a_row = 0
         self._num_waiting = 0
+        self._samples_per_job = 1
+        self._backlog_ended = False
         self._room = asyncio.Event()
         self._stop = asyncio.Event()
         self._hard_stop = asyncio.Event()
@@ -145,14 +147,18 @@ class Consumer:
     # Claiming
 
     def _credit(self) -> int:
-        """How many more jobs the engine can admit soon."""
+        """How many more jobs the engine can admit soon, if they have as many samples as the last ones."""
         served = self._engine.served
         if served is None or self._quarantine.active:
             return 0
         if self._running and self._num_waiting >= max(1, self._settings.lookahead):
             return 0  # blocks are the bottleneck, not sequences
-        in_flight = len(self._running) + len(self._admitting)
-        return served.ready.max_num_seqs + self._settings.lookahead - in_flight
+        room = served.ready.max_num_seqs + self._settings.lookahead - self._num_rows
+        return room if room <= 0 else max(1, room // self._samples_per_job)
+
+    @property
+    def _num_rows(self) -> int:
+        return sum(job.num_rows for job in self._running.values())
 
     async def _claim_loop(self) -> None:
         while True:
@@ -162,14 +168,17 @@ class Consumer:
                 await self._room.wait()
                 continue
             self._admitting = await self._patiently(lambda credit=credit: self._broker.claim(credit))
-            if self._admitting:
-                claimed = len(self._admitting)
-                await self._admit()
+            claimed = len(self._admitting)
+            if claimed:
+                await self._admit(last=claimed < credit)
                 if claimed == credit:
                     continue
+            elif not self._backlog_ended:
+                self._engine.submit([], last=True)
+                self._backlog_ended = True
             await self._patiently(lambda: self._broker.wait_for_jobs(_IDLE_BLOCK_MS))
 
-    async def _admit(self) -> None:
+    async def _admit(self, *, last: bool) -> None:
         published = {
             lease.request_id: await self._patiently(lambda lease=lease: self._broker.published(lease.job_id))
             for lease in self._admitting
@@ -190,11 +199,14 @@ class Consumer:
             if (earlier := self._running.get(job.lease.key)) is not None:
                 self._drop(earlier.lease)
             self._running[job.lease.key] = job
+        if jobs:
+            self._samples_per_job = max(1, sum(job.num_rows for job in jobs) // len(jobs))
         if self._quarantine.active:  # the engine died while these were admitted
             self._quarantine.join_later(job.lease.key for job in jobs)
             self._try_next_suspect()
         else:
-            self._engine.submit([job.request for job in jobs])
+            self._engine.submit([job.remaining() for job in jobs], last=last)
+            self._backlog_ended = last
 
     # Engine
 
@@ -205,14 +217,14 @@ class Consumer:
     async def _take_step(self, step: Step) -> None:
         self._num_waiting = step.num_waiting
         outputs = [(job, out) for out in step.outputs if (job := self._run_of(out.request_id))]
-        progress, ended = await self._threads.digest(outputs)
+        digest = await self._threads.digest(outputs)
         # A job cancelled or lost while the thread was at work has nothing more to say.
-        ended = [(job, ending) for job, ending in ended if self._run_of(job.request.request_id)]
-        self._engine.abort([job.request.request_id for job, _ in ended if job.stopped_early])
+        ended = [(job, ending) for job, ending in digest.ended if self._run_of(job.request.request_id)]
+        self._engine.abort(digest.broken, digest.stopped)
         for job, _ in ended:
             self._forget(job)
             self._deaths_in_a_row = 0
-        self._publisher.hand_over(progress, [ending for _, ending in ended])
+        self._publisher.hand_over(digest.progress, [ending for _, ending in ended])
         self._quarantine.survived({job.lease.key for job, _ in outputs})
         self._try_next_suspect()
         self._room.set()
@@ -229,6 +241,7 @@ class Consumer:
             EngineStartFailed: it dies again and again, and nothing is ever finished.
         """
         self._deaths_in_a_row += 1
+        self._backlog_ended = False  # nobody has told the next one
         if self._deaths_in_a_row > _MAX_FRUITLESS_DEATHS:
             raise EngineStartFailed(
                 f"the engine died {self._deaths_in_a_row} times in a row without finishing a job"
@@ -242,16 +255,16 @@ class Consumer:
     def _survivors(self) -> list[Request]:
         """Requests for a new engine: all that run; one of them where they are suspects."""
         if not self._quarantine.active:
-            return [job.resumed_request() for job in self._running.values()]
+            return [job.remaining() for job in self._running.values()]
         key = self._quarantine.next_to_join()
-        return [] if key is None else [self._running[key].resumed_request()]
+        return [] if key is None else [self._running[key].remaining()]
 
     def _try_next_suspect(self) -> None:
         if self._engine.served is None:
             return  # after the restart
         key = self._quarantine.next_to_join()
         if key is not None:
-            self._engine.submit([self._running[key].resumed_request()])
+            self._engine.submit([self._running[key].remaining()])
 
     def _forget(self, job: RunningJob) -> None:
         del self._running[job.lease.key]
@@ -307,7 +320,8 @@ class Consumer:
             at_ms=0,
             interval_ms=int(self._settings.lease_s * 1000 / 3),
             max_num_seqs=served.ready.max_num_seqs if served else 0,
-            num_running=min(self.num_running, served.ready.max_num_seqs) if served else 0,
+            num_running=min(self._num_rows, served.ready.max_num_seqs) if served else 0,
+            defaults=served.defaults.stated() if served else {},
         )
 
     # Ending

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from msgspec import Struct
+
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _MAX_UNDECIDED_TOKENS = 16
 """A character has four bytes at most: a longer run of undecodable tokens is noise and is let through."""
@@ -18,18 +20,30 @@ _CONTEXT_TOKENS = 5
 """Prompt tokens decoded in front of the first output token, as decoders treat a text's start specially."""
 
 
+class TextRules(Struct, frozen=True, kw_only=True):
+    """What becomes text and where it ends; see `penstock.messages.SamplingParams`."""
+
+    stop: Sequence[str] = ()
+    include_stop: bool = False
+    """Leave the stop string, or the stop token's text, in the text."""
+    min_tokens: int = 0
+    """A stop string counts only if it ends behind the text of this many tokens, as in vLLM."""
+    skip_special_tokens: bool = True
+
+
 class Detokenizer:
     """Text of one sample. `push` tokens, then read `text`, `stopped_by` and `take_safe()`."""
 
-    def __init__(self, tokenizer: Any, prompt_token_ids: Sequence[int], stop: Sequence[str]) -> None:
+    def __init__(self, tokenizer: Any, prompt_token_ids: Sequence[int], rules: TextRules) -> None:
         self._tokenizer = tokenizer
+        self._rules = rules
         self._ids = list(prompt_token_ids[-_CONTEXT_TOKENS:])
         self._first = len(self._ids)
         self._prefix = 0  # decoding starts here, so that the window stays short
         self._read = self._first  # tokens before this have given their text
-        self._stop = stop
-        self._longest_stop = max(map(len, stop), default=0)
+        self._longest_stop = max(map(len, rules.stop), default=0)
         self._ends: list[int] = []  # per output token: where its text ends
+        self._unscanned = 0  # stop strings that end before this do not count
         self._taken_tokens = 0
         self._taken_text = 0
         self.text = ""
@@ -54,8 +68,12 @@ class Detokenizer:
             return  # an unfinished character, most likely: the next token tells
         self._advance(window[len(before) :])
 
-    def push_silent(self, token_id: int) -> None:
-        """Add an end or stop token: it counts as output but gives no text."""
+    def push_end(self, token_id: int) -> None:
+        """Add an end or stop token: it counts as output and gives no text, unless the rules include it."""
+        if self._rules.include_stop:
+            self.push(token_id)
+            self.flush()
+            return
         self.flush()
         self._ids.append(token_id)
         self._ends.append(len(self.text))
@@ -92,25 +110,34 @@ class Detokenizer:
         return ids, self.text[offset:end], offset
 
     def _advance(self, new_text: str) -> None:
-        scan_from = max(0, len(self.text) - self._longest_stop + 1)
+        scanned = max(len(self.text), self._unscanned)
         self.text += new_text
         self._prefix, self._read = self._read, len(self._ids)
         self._ends += [len(self.text)] * (self.num_tokens - len(self._ends))
-        found = [(at, stop) for stop in self._stop if (at := self.text.find(stop, scan_from)) >= 0]
-        if found:
+        if self.num_tokens <= self._rules.min_tokens:
+            self._unscanned = len(self.text)
+        elif found := self._find_stops(scanned):
+            # The first to begin, and of two that begin together the longer.
             at, self.stopped_by = min(found, key=lambda pair: (pair[0], -len(pair[1])))
-            self.text = self.text[:at]
-            self._ends = [min(end, at) for end in self._ends]
+            cut = at + (len(self.stopped_by) if self._rules.include_stop else 0)
+            self.text = self.text[:cut]
+            self._ends = [min(end, cut) for end in self._ends]
+
+    def _find_stops(self, scanned: int) -> list[tuple[int, str]]:
+        """Where each stop string is that ends behind the text scanned before."""
+        places = ((stop, self.text.find(stop, max(0, scanned - len(stop) + 1))) for stop in self._rules.stop)
+        return [(at, stop) for stop, at in places if at >= 0]
 
     def _held_back(self) -> int:
         """Length of the longest tail of the text that begins a stop string."""
-        if self.stopped_by is not None:
+        if self.stopped_by is not None or self._rules.include_stop:
             return 0
         for length in range(min(self._longest_stop - 1, len(self.text)), 0, -1):
             tail = self.text[-length:]
-            if any(stop.startswith(tail) for stop in self._stop):
+            if any(stop.startswith(tail) for stop in self._rules.stop):
                 return length
         return 0
 
     def _decode(self, start: int, end: int) -> str:
-        return self._tokenizer.decode(self._ids[start:end], skip_special_tokens=True)
+        skip = self._rules.skip_special_tokens
+        return self._tokenizer.decode(self._ids[start:end], skip_special_tokens=skip)

@@ -7,10 +7,12 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
+from consumer.defaults import Defaults
 from consumer.engine_process import EngineDied, EngineProcess, EngineStartFailed, start_engine
-from consumer.running import Served
+from consumer.served import Served
 from consumer.settings import Settings
-from consumer.tokenizer import Defaults, PromptTokenizer
+from consumer.token_logprobs import TokenTexts
+from consumer.tokenizer import PromptTokenizer
 from consumer.tokenizer_threads import TokenizerThreads
 from engine.messages import Fatal, Loading, Ready, Step
 from engine.request import Request
@@ -58,15 +60,18 @@ class EngineHost:
         self._enter("ready")
         return self.served
 
-    def submit(self, requests: Sequence[Request]) -> None:
-        """Hand requests over; without a running engine nothing happens, as `steps` asks for them later."""
-        if self._process is not None and requests:
-            self._process.submit(requests)
+    def submit(self, requests: Sequence[Request], *, last: bool = False) -> None:
+        """Hand requests over; without a running engine nothing happens, as `steps` asks for them later.
 
-    def abort(self, request_ids: Sequence[str]) -> None:
-        """Drop requests; their output may still arrive."""
-        if self._process is not None and request_ids:
-            self._process.abort(request_ids)
+        `last` says that the queue holds no more for now; it may be said without a request.
+        """
+        if self._process is not None and (requests or last):
+            self._process.submit(requests, last=last)
+
+    def abort(self, request_ids: Sequence[str], samples: Sequence[tuple[str, int]] = ()) -> None:
+        """Drop requests, and single samples of requests; their output may still arrive."""
+        if self._process is not None and (request_ids or samples):
+            self._process.abort(request_ids, samples)
 
     async def steps(
         self, on_death: Callable[[], None], survivors: Callable[[], list[Request]]
@@ -130,11 +135,16 @@ class EngineHost:
 
     def _load(self, ready: Ready) -> Served:
         folder = Path(ready.model_path)
+        defaults = Defaults.load(folder)
+        stated = ", ".join(f"{name} {value:g}" for name, value in defaults.stated().items())
+        log.info("the model's own sampling defaults: %s", stated or "none")
+        tokenizer = PromptTokenizer(folder, ready.vocab_size)
         return Served(
             model=self._settings.model_name,
             ready=ready,
-            tokenizer=PromptTokenizer(folder, ready.vocab_size),
-            defaults=Defaults.load(folder),
+            tokenizer=tokenizer,
+            token_texts=TokenTexts(tokenizer.tokenizer),
+            defaults=defaults,
             result_ttl_s=self._settings.result_ttl_s,
         )
 

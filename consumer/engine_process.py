@@ -50,13 +50,13 @@ class EngineProcess:
         """Process id of the child."""
         return self._process.pid
 
-    def submit(self, requests: Sequence[Request]) -> None:
-        """Hand requests over; they are admitted in order."""
-        self._send(Submit(list(requests)))
+    def submit(self, requests: Sequence[Request], *, last: bool) -> None:
+        """Hand requests over; they are admitted in order. `last`: the queue holds no more for now."""
+        self._send(Submit(list(requests), last))
 
-    def abort(self, request_ids: Sequence[str]) -> None:
-        """Drop requests. Output that is on its way may still arrive."""
-        self._send(Abort(list(request_ids)))
+    def abort(self, request_ids: Sequence[str], samples: Sequence[tuple[str, int]]) -> None:
+        """Drop requests, and single samples of requests. Output that is on its way may still arrive."""
+        self._send(Abort(list(request_ids), list(samples)))
 
     async def reports(self) -> AsyncIterator[Report]:
         """Reports in order, until the child ends.

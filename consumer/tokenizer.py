@@ -1,4 +1,4 @@
-"""Text to token ids: the model's tokenizer.json, its chat template and its generation defaults.
+"""Text to token ids: the model's tokenizer.json and its chat template.
 
 Reads the model's folder with `tokenizers` and jinja2 alone: neither torch nor transformers is imported.
 """
@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import datetime
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from msgspec import Struct
 from tokenizers import Tokenizer
 
 from penstock.errors import InvalidJob, PenstockError
@@ -26,24 +26,6 @@ class TokenizerMissing(PenstockError):
 
 class PromptTooLong(Exception):
     """The prompt does not fit the model's window; the message says by how much."""
-
-
-class Defaults(Struct, frozen=True, kw_only=True):
-    """Sampling defaults that the model's generation_config.json states."""
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-
-    @classmethod
-    def load(cls, folder: Path) -> Defaults:
-        """Read the file, where there is one. An explicit `do_sample: false` means greedy."""
-        config = _read_json(folder / "generation_config.json")
-        found = {name: config[name] for name in cls.__struct_fields__ if config.get(name) is not None}
-        if config.get("do_sample") is False:
-            found["temperature"] = 0.0
-        return cls(**found)
 
 
 class PromptTokenizer:
@@ -74,7 +56,7 @@ class PromptTokenizer:
         if job.prompt_token_ids is not None:
             ids = self._checked(job.prompt_token_ids)
         elif job.messages is not None:
-            text = self._render(job.messages, job.chat_template_kwargs)
+            text = self._render(job.messages, job.chat_template_kwargs, answered=job.kind == "generate")
             ids = self._tokenize(text, limit, add_special_tokens=False)
         else:
             assert job.prompt is not None
@@ -84,6 +66,29 @@ class PromptTokenizer:
         if len(ids) > limit:
             raise PromptTooLong(f"the prompt has {len(ids)} tokens; the model's window takes {limit}")
         return ids
+
+    def bad_words(self, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+        """Token sequences of words that are not to be written, as vLLM makes them.
+
+        Each word is taken as it begins a text, and, where that is as many tokens and another first one, as
+        it follows a space. Sources: vLLM's `SamplingParams.update_from_tokenizer` and its documentation.
+
+        Raises:
+            InvalidJob: a word is blank, or has a token that the model does not.
+        """
+        sequences: list[tuple[int, ...]] = []
+        for word in words:
+            bare, spaced = (self._bad_word(space + word.lstrip(), word) for space in ("", " "))
+            sequences.append(bare)
+            if spaced[0] != bare[0] and len(spaced) == len(bare):
+                sequences.append(spaced)
+        return tuple(sequences)
+
+    def _bad_word(self, text: str, word: str) -> tuple[int, ...]:
+        ids = self.tokenizer.encode(text, add_special_tokens=False).ids if text.strip() else []
+        if not ids or max(ids) >= self._vocab_size:
+            raise InvalidJob(f"`bad_words` has {word!r}, which is no word to this model's tokenizer")
+        return tuple(ids)
 
     def _tokenize(self, text: str, limit: int, *, add_special_tokens: bool) -> list[int]:
         if self._longest_token is not None:
@@ -105,10 +110,10 @@ class PromptTokenizer:
             )
         return ids
 
-    def _render(self, messages: list[Message], variables: dict[str, Any]) -> str:
+    def _render(self, messages: list[Message], variables: dict[str, Any], *, answered: bool) -> str:
         if self._template is None:
             raise InvalidJob("this model has no chat template; send `prompt` instead of `messages`")
-        return self._template.render(messages, variables)
+        return self._template.render(messages, variables, answered=answered)
 
 
 class ChatTemplate:
@@ -136,8 +141,8 @@ class ChatTemplate:
             return None
         return cls(source, _special_tokens(config))
 
-    def render(self, messages: list[Message], variables: dict[str, Any]) -> str:
-        """The conversation as one text, ready for the assistant's turn.
+    def render(self, messages: list[Message], variables: dict[str, Any], *, answered: bool = True) -> str:
+        """The conversation as one text; where it is to be `answered`, ready for the assistant's turn.
 
         Raises:
             InvalidJob: with the template's own words where it refuses the conversation.
@@ -150,7 +155,7 @@ class ChatTemplate:
                 **self._special_tokens,
                 **variables,
                 messages=[_as_dict(message) for message in messages],
-                add_generation_prompt=True,
+                add_generation_prompt=answered,
             )
         except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
             raise InvalidJob(f"the chat template refuses these messages: {error}") from None

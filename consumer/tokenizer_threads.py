@@ -12,8 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from msgspec import Struct
+
+from consumer.admission import Admission, JobRefused
 from consumer.lease import Ending, Lease, Progress
-from consumer.running import Admission, EngineRefused, JobRefused, RunningJob, Served
+from consumer.running import EngineRefused, RunningJob
+from consumer.served import Served
 from engine.request import Output
 from penstock.messages import Error
 
@@ -23,6 +27,17 @@ T = TypeVar("T")
 
 Published = Mapping[str, Sequence[tuple[str, bytes]]]
 """By request id, what earlier runs of a job published: (event id, event JSON)."""
+
+
+class Digest(Struct):
+    """What became of a step's outputs."""
+
+    progress: list[Progress] = []
+    ended: list[tuple[RunningJob, Ending]] = []
+    stopped: list[tuple[str, int]] = []
+    """Request id and sample index: a stop string was found, and the engine has to be told."""
+    broken: list[str] = []
+    """Request ids of jobs that failed here while the engine still runs them."""
 
 
 class TokenizerThreads:
@@ -43,9 +58,7 @@ class TokenizerThreads:
         """Running jobs for the leases that can run, `failed` endings for the others."""
         return await _run(self._encoding, lambda: _admit(Admission(served), leases, published))
 
-    async def digest(
-        self, outputs: Sequence[tuple[RunningJob, Output]]
-    ) -> tuple[list[Progress], list[tuple[RunningJob, Ending]]]:
+    async def digest(self, outputs: Sequence[tuple[RunningJob, Output]]) -> Digest:
         """Turn a step's outputs into events: endings, and progress of what streams and is due."""
         now = asyncio.get_running_loop().time()
         return await _run(self._decoding, lambda: _digest(outputs, now, self._interval_s))
@@ -67,7 +80,11 @@ def _admit(
     endings: list[Ending] = []
     for lease in leases:
         try:
-            jobs.append(admission.admit(lease, published.get(lease.request_id, ())))
+            job = admission.admit(lease, published.get(lease.request_id, ()))
+            if job.finished:  # all that was missing is its end
+                endings.append(job.end()[1])
+            else:
+                jobs.append(job)
         except JobRefused as refused:
             endings.append(refused.ending)
         except Exception as error:  # whatever is wrong with one job must not end the others
@@ -76,24 +93,29 @@ def _admit(
     return jobs, endings
 
 
-def _digest(
-    outputs: Sequence[tuple[RunningJob, Output]], now: float, interval_s: float
-) -> tuple[list[Progress], list[tuple[RunningJob, Ending]]]:
-    progress: list[Progress] = []
-    ended: list[tuple[RunningJob, Ending]] = []
+def _digest(outputs: Sequence[tuple[RunningJob, Output]], now: float, interval_s: float) -> Digest:
+    digest = Digest()
+    by_job: dict[str, tuple[RunningJob, list[Output]]] = {}
     for job, output in outputs:
-        if job.finished:
-            continue  # behind a stop string
+        if not job.finished:  # else it is behind a stop string
+            by_job.setdefault(job.request.request_id, (job, []))[1].append(output)
+    for request_id, (job, of_job) in by_job.items():
         try:
-            job.add(output)
+            for output in of_job:
+                if job.add(output):
+                    digest.stopped.append((request_id, output.sample))
             if job.finished:
-                ended.append((job, job.ending()))
-            elif job.job.stream and now >= job.next_progress_at and (event := job.take_progress()):
+                progress, ending = job.end()
+                digest.progress += progress
+                digest.ended.append((job, ending))
+            elif job.job.stream and now >= job.next_progress_at and (progress := job.take_progress()):
                 job.next_progress_at = now + interval_s
-                progress.append(event)
+                digest.progress += progress
         except EngineRefused as error:
-            ended.append((job, job.failure(Error(type="engine_error", message=str(error)))))
+            digest.ended.append((job, job.failure(Error(type=error.kind, message=str(error)))))
         except Exception as error:  # whatever is wrong with one job must not end the others
             log.exception("internal error in job %s", job.lease.key)
-            ended.append((job, job.failure(Error(type="engine_error", message=f"internal error: {error!r}"))))
-    return progress, ended
+            failed = Error(type="engine_error", message=f"internal error: {error!r}")
+            digest.ended.append((job, job.failure(failed)))
+            digest.broken.append(request_id)
+    return digest

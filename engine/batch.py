@@ -10,7 +10,10 @@ from msgspec import Struct
 from engine.request import RequestKind, RequestParams, TokenLogprobs
 
 NO_TOKEN = -1
-"""What a row samples when its logits are not finite, or when nothing is left that it may sample."""
+"""What a row samples when its logits are not finite."""
+
+NOTHING_ALLOWED = -2
+"""What a row samples when masks, bans and allowed ids leave nothing."""
 
 
 class NewRow(Struct, frozen=True, kw_only=True):

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import logging
-import os
+from collections import deque
 from collections.abc import Callable, Iterable
-from pathlib import Path
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 
 import torch
 
+from engine.batch import Batch
 from engine.blocks import BlockManager
 from engine.config import EngineConfig
-from engine.errors import ConfigError, ModelError
-from engine.models.checkpoint import Checkpoint, fingerprint
-from engine.models.decoder import Decoder
-from engine.models.families import EMBEDDING, LM_HEAD, spec_of, with_own_lm_head
-from engine.models.folder import eos_token_ids, read_config, resolve_folder
-from engine.models.spec import DecoderSpec
+from engine.errors import ModelError
+from engine.grammars import GrammarConstraint, Grammars, InvalidGrammar
+from engine.loading import check_ranges, load
+from engine.masks import Masks, PendingMasks
 from engine.request import Output, Request, RequestParams
-from engine.runner import Runner, RunnerSizes
+from engine.runner import Pending, Runner
 from engine.scheduler import Limits, Scheduler
-from kernels.opset import load_op_set
+from kernels.mask import TokenMasks
 
 log = logging.getLogger(__name__)
 
-PARAMETERS_PER_THREAD = 16_000_000
-BYTES_PER_ELEMENT = 4
-"""The KV cache is fp32."""
+_COMPILE_WAIT_S = 0.02
 
 
 class Engine:
@@ -36,57 +33,119 @@ class Engine:
         """Loads the model. Raises EngineError; `on_phase` hears what is being done, in words."""
         self.config = config
         check_ranges(config)
-        on_phase(f"finding {config.model}")
-        self.model_path = resolve_folder(config.model, on_phase)
-        hf_config = read_config(self.model_path)
-        spec = spec_of(hf_config)
-        torch.set_num_threads(num_threads(config, spec.num_parameters))
-        self.vocab_size = spec.vocab_size
-        self.eos_token_ids = eos_token_ids(self.model_path, hf_config)
-        self.sizes = runner_sizes(config, spec)
-        model = load_decoder(self.model_path, spec, config, self.sizes.max_model_len, on_phase)
-        self.fingerprint = fingerprint(self.model_path, config.precision)
-        self.runner = Runner(model, self.sizes)
+        loaded = load(config, on_phase)
+        self.model_path = loaded.folder
+        self.vocab_size = loaded.model.vocab_size
+        self.eos_token_ids = loaded.eos_token_ids
+        self.sizes = loaded.sizes
+        self.fingerprint = loaded.fingerprint
+        self.runner = Runner(loaded.model, self.sizes, self.eos_token_ids)
         self.scheduler = Scheduler(
             Limits(
                 max_num_seqs=config.max_num_seqs,
                 max_num_batched_tokens=config.max_num_batched_tokens,
                 max_model_len=self.sizes.max_model_len,
-                vocab_size=spec.vocab_size,
+                vocab_size=self.vocab_size,
                 eos_token_ids=self.eos_token_ids,
             ),
-            BlockManager(self.sizes.num_blocks, self.sizes.block_size),
+            BlockManager(self.sizes.num_blocks, self.sizes.block_size, config.prefix_cache),
         )
-        self._refused: list[Output] = []
+        self._grammars = Grammars(self.model_path, self.vocab_size, self.eos_token_ids)
+        self._masks = Masks(self.vocab_size, self.eos_token_ids)
+        self._arriving: deque[tuple[Request, Future[GrammarConstraint] | None]] = deque()
+        self._in_flight: tuple[Batch, Pending] | None = None
+        self._outputs: list[Output] = []
         on_phase("warming up")
         self._warm_up()
 
     @property
     def has_work(self) -> bool:
         """Whether `step` would do or say something."""
-        return self.scheduler.has_work or bool(self._refused)
+        return self.scheduler.has_work or bool(self._outputs or self._arriving or self._in_flight)
 
-    def add(self, requests: Iterable[Request]) -> None:
-        """Takes requests, in order. Those that cannot run end in the next step's outputs."""
+    def add(self, requests: Iterable[Request], *, last: bool = False) -> None:
+        """Takes requests, in order. Those that cannot run end in the next step's outputs.
+
+        `last`: nothing more is to be expected soon, see `Submit`.
+        """
         for request in requests:
-            output = self.scheduler.add(request)
-            if output is not None:
-                self._refused.append(output)
+            grammar = request.params.grammar
+            compiling = None if grammar is None else self._grammars.compile(grammar)
+            self._arriving.append((request, compiling))
+        self.scheduler.backlog_ends = last
+        self._take_arrived()
 
-    def abort(self, request_ids: Iterable[str]) -> None:
-        """Drops requests; unknown and finished ids are ignored."""
-        for request_id in request_ids:
+    def abort(self, request_ids: Iterable[str], samples: Iterable[tuple[str, int]] = ()) -> None:
+        """Drops requests, or samples of them; unknown and finished ones are ignored."""
+        dropped = set(request_ids)
+        if dropped:
+            self._arriving = deque(item for item in self._arriving if item[0].request_id not in dropped)
+        for request_id in dropped:
             self.scheduler.abort(request_id)
+        for request_id, index in samples:
+            self.scheduler.abort_sample(request_id, index)
 
     def step(self) -> list[Output]:
-        """Runs one batch and returns what it added to each request."""
-        outputs, self._refused = self._refused, []
+        """Runs one batch and returns what has become known: with overlap, of the batch before it."""
+        self._take_arrived()
+        if self._arriving and not self.scheduler.has_work:
+            self._await_arrival()
         batch = self.scheduler.schedule()
+        overlapped = self.config.overlap > 0
+        masks = None
         if batch.rows:
+            if not overlapped:
+                masks = self._start_masks(batch)
             self.runner.forward(batch)
-            pending = self.runner.sample(batch.sampled_rows)
-            outputs += self.scheduler.update(batch, pending.wait())
+        self._retire()
+        if batch.rows:
+            if overlapped:  # the tokens of the step before are known only now
+                masks = self._start_masks(batch)
+            pending = self.runner.sample(batch.sampled_rows, _as_tensors(masks))
+            self._in_flight = (batch, pending)
+            if not overlapped:
+                self._retire()
+        outputs, self._outputs = self._outputs, []
         return outputs
+
+    def _retire(self) -> None:
+        """Takes the results of the step in flight, if there is one."""
+        if self._in_flight is not None:
+            batch, pending = self._in_flight
+            self._in_flight = None
+            self._outputs += self.scheduler.update(batch, pending.wait())
+
+    def _start_masks(self, batch: Batch) -> PendingMasks | None:
+        constraints = [self.scheduler.constraint_of(row) for row in batch.sampled_rows]
+        return self._masks.start(constraints) if any(constraints) else None
+
+    def _take_arrived(self) -> None:
+        """Hands requests whose grammars are compiled to the scheduler; those behind a slow one don't wait."""
+        compiling: deque[tuple[Request, Future[GrammarConstraint] | None]] = deque()
+        for request, future in self._arriving:
+            if future is not None and not future.done():
+                compiling.append((request, future))
+                continue
+            try:
+                constraint = None if future is None else future.result()
+            except InvalidGrammar as error:
+                self._outputs.append(
+                    Output(
+                        request_id=request.request_id,
+                        token_ids=[],
+                        error=str(error),
+                        error_type="invalid_job",
+                    )
+                )
+                continue
+            self._outputs += self.scheduler.add(request, constraint)
+        self._arriving = compiling
+
+    def _await_arrival(self) -> None:
+        """Nothing else to do: waits for the next grammar, but not so long that commands would wait for it."""
+        futures = [future for _, future in self._arriving if future is not None]
+        wait(futures, timeout=_COMPILE_WAIT_S, return_when=FIRST_COMPLETED)
+        self._take_arrived()
 
     def _warm_up(self) -> None:
         """A prefill and a decode, so that a model that cannot step fails to load. Raises ModelError."""
@@ -102,88 +161,9 @@ class Engine:
             log.warning("the warm-up ended early: %s", outputs[-1].error)
 
 
-def num_threads(config: EngineConfig, num_parameters: int) -> int:
-    """Compute threads: as configured, else OMP_NUM_THREADS, else the cores that this process may use, but no
-    more than the model has work for.
-
-    An operation of a small model is over in microseconds. Where one of its threads shares a core with
-    anything else, the others wait a scheduler's slice for it, each time: a 3 M parameter model took 266 ms a
-    step on two threads beside a busy process, 26 ms on one.
-    """
-    if config.num_threads > 0:
-        return config.num_threads
-    named = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    if named.isdecimal() and int(named) > 0:
-        return int(named)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, max(1, num_parameters // PARAMETERS_PER_THREAD))
-
-
-def check_ranges(config: EngineConfig) -> None:
-    """Raises ConfigError for a setting that no model could be run with."""
-    for name in ("max_num_seqs", "max_num_batched_tokens", "block_size", "kv_cache_bytes"):
-        if getattr(config, name) < 1:
-            raise ConfigError(f"{name} is {getattr(config, name)}: at least 1 is needed")
-    for name in ("max_model_len", "num_blocks", "num_threads"):
-        if getattr(config, name) < 0:
-            raise ConfigError(
-                f"{name} is {getattr(config, name)}: 0 (derived at load) or at least 1 is needed"
-            )
-    if config.max_num_batched_tokens < config.max_num_seqs:
-        raise ConfigError(
-            f"max_num_batched_tokens is {config.max_num_batched_tokens}: at least max_num_seqs "
-            f"({config.max_num_seqs}) is needed, or a step has no room for a token of each sequence"
-        )
-
-
-def runner_sizes(config: EngineConfig, spec: DecoderSpec) -> RunnerSizes:
-    """Window and cache that suit settings and model. Raises ConfigError where they contradict each other.
-
-    A window that was not asked for shrinks until one sequence fits the cache.
-    """
-    window = config.max_model_len or spec.max_position_embeddings
-    if window > spec.max_position_embeddings:
-        raise ConfigError(
-            f"max_model_len is {window}, but the model was made for {spec.max_position_embeddings} tokens"
-        )
-    block_bytes = (
-        2 * spec.num_layers * config.block_size * spec.num_kv_heads * spec.head_dim * BYTES_PER_ELEMENT
-    )
-    blocks_per_seq = -(-window // config.block_size)
-    num_blocks = config.num_blocks or min(
-        config.max_num_seqs * blocks_per_seq, config.kv_cache_bytes // block_bytes
-    )
-    if num_blocks < 1:
-        raise ConfigError(f"kv_cache_bytes is {config.kv_cache_bytes}: one block takes {block_bytes}")
-    if num_blocks < blocks_per_seq:
-        fitting = num_blocks * config.block_size
-        if config.max_model_len:
-            raise ConfigError(
-                f"max_model_len is {window}, but the KV cache holds {fitting} tokens "
-                f"({num_blocks} blocks of {config.block_size}): raise num_blocks or kv_cache_bytes"
-            )
-        log.warning("the KV cache holds %d tokens: the window shrinks from %d to that", fitting, window)
-        window = fitting
-    return RunnerSizes(config.max_num_seqs, window, num_blocks, config.block_size)
-
-
-def load_decoder(
-    folder: Path,
-    spec: DecoderSpec,
-    config: EngineConfig,
-    num_positions: int,
-    on_phase: Callable[[str], None],
-) -> Decoder:
-    """Reads the folder's weights into the layout of the configured op set. Raises WeightsError."""
-    checkpoint = Checkpoint(folder)
-    if checkpoint.has(LM_HEAD) and not checkpoint.same(LM_HEAD, EMBEDDING):
-        spec = with_own_lm_head(spec)  # transformers does not tie two that differ, whatever the config says
-    params = [(param, 0) for param in spec.outer_params]
-    params += [(param, i) for i in range(spec.num_layers) for param in spec.layer_params]
-    checkpoint.require(params, spec.ignored_tensors)
-
-    def on_layer(layer: int) -> None:
-        on_phase(f"loading weights, layer {layer + 1} of {spec.num_layers}")
-
-    with torch.inference_mode():
-        return Decoder(spec, load_op_set(config.ops), checkpoint, num_positions, on_layer)
+def _as_tensors(masks: PendingMasks | None) -> TokenMasks | None:
+    """Masks as the sampler takes them, once they are filled."""
+    if masks is None:
+        return None
+    filled = masks.wait()
+    return TokenMasks(torch.from_numpy(filled.index), torch.from_numpy(filled.bits))

@@ -4,7 +4,8 @@
     ├── ConfigError                the engine's settings contradict each other or the model
     └── ModelError                 the model cannot be run
         ├── ModelNotFound          no such folder, no such hub id, no access, no network
-        ├── UnsupportedModel       an architecture or a variant that no spec describes
+        ├── UnsupportedModel       an architecture or a variant that is not run
+        │   └── NoSpec             an architecture that no spec describes: something else may run it
         └── WeightsError           tensors missing, superfluous, of the wrong shape, or in another format
 
 A request that cannot run is not an error here: it ends in an `Output` with `error` set.
@@ -30,7 +31,11 @@ class ModelNotFound(ModelError):
 
 
 class UnsupportedModel(ModelError):
-    """An architecture, or a variant of one, that no spec describes."""
+    """An architecture, or a variant of one, that is not run."""
+
+
+class NoSpec(UnsupportedModel):
+    """An architecture that no spec describes: something other than the native decoder may run it."""
 
 
 class WeightsError(ModelError):

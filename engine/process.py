@@ -126,10 +126,10 @@ def serve(link: Link, engine: Engine) -> None:
         aborted = False
         for command in link.commands(wait=not engine.has_work):
             match command:
-                case Submit(requests=requests):
-                    engine.add(requests)
-                case Abort(request_ids=request_ids):
-                    engine.abort(request_ids)
+                case Submit(requests=requests, last=last):
+                    engine.add(requests, last=last)
+                case Abort(request_ids=request_ids, samples=samples):
+                    engine.abort(request_ids, samples)
                     aborted = True
         outputs = engine.step()
         if outputs or aborted:  # an abort says something too: there is room again
@@ -141,6 +141,8 @@ def serve(link: Link, engine: Engine) -> None:
                     num_waiting=scheduler.num_waiting,
                     num_free_blocks=scheduler.blocks.num_free,
                     num_preemptions=scheduler.num_preemptions,
+                    num_prompt_tokens=scheduler.num_prompt_tokens,
+                    num_cached_tokens=scheduler.num_cached_tokens,
                 )
             )
 

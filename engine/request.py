@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 FinishReason = Literal["stop", "length", "repetition"]
 RequestKind = Literal["generate", "score", "embed"]
@@ -83,7 +83,7 @@ class Request(Struct, frozen=True, kw_only=True):
     request_id: str
     prompt_token_ids: list[int]
     params: RequestParams
-    samples: list[Sample] = [Sample()]
+    samples: list[Sample] = field(default_factory=lambda: [Sample()])
     kind: RequestKind = "generate"
 
 

@@ -10,7 +10,10 @@ from torch import Tensor
 from kernels.activation import Activation
 from kernels.attention import AttentionMetadata, AttentionPlan, AttentionShape
 from kernels.linear import LinearWeight
+from kernels.logprob import TopLogprobs
+from kernels.mask import TokenMasks
 from kernels.moe import ExpertWeights
+from kernels.penalty import SeenTokens
 from kernels.sample import SamplingTensors
 
 
@@ -35,7 +38,11 @@ class OpSet:
     plan_attention: Callable[[AttentionMetadata, AttentionShape], AttentionPlan]
     attention: Callable[[Tensor, Tensor, Tensor, AttentionPlan, Tensor], None]
     philox: Callable[[Tensor, Tensor], Tensor]
+    argmax: Callable[[Tensor], Tensor]
     sample: Callable[[Tensor, Tensor, SamplingTensors], Tensor]
+    apply_bitmask: Callable[[Tensor, TokenMasks], None]
+    apply_penalties: Callable[[Tensor, SeenTokens], None]
+    top_logprobs: Callable[[Tensor, Tensor, int], TopLogprobs]
 
 
 def load_op_set(name: str) -> OpSet:

@@ -11,8 +11,11 @@ from torch import Tensor
 from kernels.activation import Activation
 from kernels.attention import AttentionMetadata, AttentionPlan, AttentionShape
 from kernels.linear import LinearWeight
+from kernels.logprob import TopLogprobs
+from kernels.mask import BITS_PER_WORD, TokenMasks
 from kernels.moe import ExpertWeights
 from kernels.opset import OpSet
+from kernels.penalty import SeenTokens
 from kernels.philox import MASK, MULTIPLIERS, ROUNDS, WEYL
 from kernels.sample import SamplingTensors
 
@@ -178,6 +181,13 @@ def philox(key: Tensor, counter: Tensor) -> Tensor:
     return torch.stack((c0, c1, c2, c3), dim=1)
 
 
+def argmax(logits: Tensor) -> Tensor:
+    """See `kernels.argmax.argmax`."""
+    vocab_size = logits.shape[1]
+    greatest = (logits == logits.amax(1, keepdim=True)) | logits.isnan()
+    return torch.where(greatest, torch.arange(vocab_size, device=logits.device), vocab_size).amin(1)
+
+
 def sample(logits: Tensor, uniforms: Tensor, params: SamplingTensors) -> Tensor:
     """See `kernels.sample.sample`: row by row, with a full sort."""
     tokens = [_sample_row(row, i, uniforms, params) for i, row in enumerate(logits)]
@@ -186,19 +196,51 @@ def sample(logits: Tensor, uniforms: Tensor, params: SamplingTensors) -> Tensor:
 
 def _sample_row(logits: Tensor, i: int, uniforms: Tensor, params: SamplingTensors) -> Tensor:
     logits = logits / params.temperature[i]
-    weights = torch.exp(logits - logits.max())
+    weights = torch.exp(logits - logits.max()).double()
     kept = logits >= logits.max() + torch.log(params.min_p[i])
     top_k = int(params.top_k[i])
     if 0 < top_k < logits.shape[0]:
         kept &= logits >= logits.sort(descending=True).values[top_k - 1]
     if params.top_p[i] < 1:
-        ordered = torch.where(kept, weights, 0.0).sort(descending=True).values
-        more_probable = ordered.cumsum(0) - ordered
-        last = int((more_probable < params.top_p[i] * ordered.cumsum(0)[-1]).sum()) - 1
-        kept &= weights >= ordered[max(last, 0)]  # a product that underflows keeps none: the first stays
+        ordered, order = torch.where(kept, weights, 0.0).sort(descending=True)
+        total = ordered.cumsum(0)
+        # The first token that is reached is kept too; a product that underflows keeps the first.
+        last = int((total < params.top_p[i].double() * total[-1]).sum())
+        kept &= logits >= logits[order[last]]
     cdf = torch.where(kept, weights, 0.0).cumsum(0)
-    target = torch.minimum(uniforms[i] * cdf[-1], torch.nextafter(cdf[-1], torch.zeros_like(cdf[-1])))
-    return (cdf <= target).sum()
+    return (cdf <= uniforms[i].double() * cdf[-1]).sum()
+
+
+def apply_bitmask(logits: Tensor, masks: TokenMasks) -> None:
+    """See `kernels.mask.apply_bitmask`: token by token's word and bit."""
+    tokens = torch.arange(logits.shape[1], device=logits.device)
+    words = masks.bits[:, tokens // BITS_PER_WORD]
+    allowed = (words >> (tokens % BITS_PER_WORD)) & 1
+    logits[masks.index] = logits[masks.index].masked_fill(allowed == 0, -math.inf)
+
+
+def apply_penalties(logits: Tensor, seen: SeenTokens) -> None:
+    """See `kernels.penalty.apply_penalties`: pair by pair."""
+    for i, place in enumerate(seen.index.tolist()):
+        row, token = divmod(place, logits.shape[1])
+        logit = logits[row, token]
+        logit = logit / seen.repetition[i] if logit > 0 else logit * seen.repetition[i]
+        count = seen.output_counts[i]
+        logit = logit - seen.frequency[i] * count
+        logits[row, token] = logit - seen.presence[i] if count > 0 else logit
+
+
+def top_logprobs(logits: Tensor, token_ids: Tensor, num_top: int) -> TopLogprobs:
+    """See `kernels.logprob.top_logprobs`: with a full sort, which keeps the order of equal logits."""
+    logprobs = logits.double().log_softmax(1).float()
+    order = logits.sort(dim=1, descending=True, stable=True).indices
+    top_ids = order[:, :num_top]
+    return TopLogprobs(
+        chosen=logprobs.gather(1, token_ids[:, None])[:, 0],
+        ranks=(order == token_ids[:, None]).int().argmax(1) + 1,
+        top_ids=top_ids,
+        top=logprobs.gather(1, top_ids),
+    )
 
 
 def make_op_set() -> OpSet:
@@ -221,5 +263,9 @@ def make_op_set() -> OpSet:
         plan_attention=plan_attention,
         attention=attention,
         philox=philox,
+        argmax=argmax,
         sample=sample,
+        apply_bitmask=apply_bitmask,
+        apply_penalties=apply_penalties,
+        top_logprobs=top_logprobs,
     )

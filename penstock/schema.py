@@ -27,10 +27,19 @@ def _given(job: dict[str, Any], name: str, kind: str, least: str) -> dict[str, A
 
 
 def job_schema() -> dict[str, Any]:
-    """Schema of the field `job`. One rule is beyond it: a job's JSON has a limit in bytes."""
+    """Schema of the field `job`.
+
+    What is beyond it: a job's JSON has a limit in bytes, the rules between two fields that docs/wire.md
+    names, and what depends on the model.
+    """
     schema = msgspec.json.schema(Job)
     job = schema["$defs"]["Job"]
     job["oneOf"] = [_given(job, *rule) for rule in _INPUTS]
+    forms = schema["$defs"]["StructuredOutputs"]
+    given = [
+        {"required": [name], "properties": {name: {"not": {"type": "null"}}}} for name in forms["properties"]
+    ]
+    forms["oneOf"] = given
     return {"$schema": DIALECT, "title": "penstock job", **schema}
 
 

@@ -15,7 +15,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from penstock.messages import Error, TerminalEvent, Usage
+from penstock.messages import Completion, Error, FinishReason, Score, TerminalEvent, TokenLogprob, Usage
 from penstock.messages import Failed as FailedEvent
 from producer import locks
 from producer.errors import RunError, UsageError
@@ -23,16 +23,22 @@ from producer.rows import BadRow
 
 
 class Answer(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One line of the output: `text` and what belongs to it, or `error`."""
+    """One line of the output: `text` and what belongs to it, `score`, `embedding`, or `error`."""
 
     row: int
     """The input's line, counted from 0."""
     custom_id: str | None = None
     text: str | None = None
-    finish_reason: Literal["stop", "length"] | None = None
+    finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
     usage: Usage | None = None
     token_ids: list[int] | None = None
+    logprobs: list[TokenLogprob] | None = None
+    outputs: list[Completion] | None = None
+    """All of them, where the row asked for more than one; the fields above are the first one's."""
+    prompt_logprobs: list[TokenLogprob] | None = None
+    score: Score | None = None
+    embedding: list[float] | None = None
     correct: bool | None = None
     """Whether the text is what the row expected; absent where it expected nothing."""
     error: Error | None = None
@@ -94,15 +100,25 @@ def answer_of(row: int, event: TerminalEvent, expected: str | None) -> Answer:
     if isinstance(event, FailedEvent):
         correct = None if expected is None else False
         return Answer(row=row, custom_id=event.custom_id, error=event.error, correct=correct)
-    first = event.outputs[0]
-    return Answer(
+    answer = Answer(
         row=row,
         custom_id=event.custom_id,
+        usage=event.usage,
+        prompt_logprobs=event.prompt_logprobs,
+        score=event.score,
+        embedding=event.embedding,
+    )
+    if not event.outputs:
+        return answer
+    first = event.outputs[0]
+    return msgspec.structs.replace(
+        answer,
         text=first.text,
         finish_reason=first.finish_reason,
         stop_reason=first.stop_reason,
-        usage=event.usage,
         token_ids=first.token_ids,
+        logprobs=first.logprobs,
+        outputs=event.outputs if len(event.outputs) > 1 else None,
         correct=None if expected is None else first.text.strip() == expected.strip(),
     )
 

@@ -30,18 +30,15 @@ from producer.errors import UsageError
 from producer.where import Where, find_server
 
 if TYPE_CHECKING:
-    from producer.flags import ReplyFlags
+    from producer.flags import PromptFlags, ReplyFlags
 
 _PATIENCE_S = 1.5
 """Silence after which `submit` says what it is waiting for."""
 
 
-def run_submit(
-    where: Where, prompt: str | None, sampling: dict[str, Any], reply: ReplyFlags, *, chat: bool, lane: str
-) -> int:
-    """Send one prompt, and wait for its answer unless told not to."""
+def run_submit(where: Where, job: Job, lane: str, reply: ReplyFlags) -> int:
+    """Send one job, and wait for its answer unless told not to."""
     _check_lane(lane)
-    job = make_job(_read_prompt(prompt), sampling, chat=chat, stream=reply.stream)
     return asyncio.run(_submit(find_server(where), job, lane, reply, where.flag))
 
 
@@ -73,24 +70,37 @@ def run_cancel(where: Where, job_id: str) -> int:
     return int(not cancelled)
 
 
-def make_job(text: str, sampling: dict[str, Any], *, chat: bool, stream: bool) -> Job:
-    """A checked job of a prompt and the sampling parameters that were given.
+def make_job(prompt: str | None, sampling: dict[str, Any], about: PromptFlags, reply: ReplyFlags) -> Job:
+    """A checked job of a prompt, or of what standard input has, and the parameters that were given.
 
     Raises:
         InvalidJob: the text is empty, or a parameter is out of range.
+        UsageError: the text is not UTF-8, or several outputs are to be printed as they come.
     """
+    params = SamplingParams(**sampling)
+    if reply.stream and params.n > 1 and not reply.json:
+        raise UsageError("--stream prints one output as it comes; with --n, add --json or leave --stream out")
+    text = _read_prompt(prompt)
     if not text:
         raise InvalidJob("the prompt is empty; a job needs at least one character")
-    params = SamplingParams(**sampling)
-    if chat:
-        job = Job(messages=[Message("user", text)], sampling_params=params, stream=stream)
-    else:
-        job = Job(prompt=text, sampling_params=params, stream=stream)
+    given: dict[str, Any] = {"messages": [Message("user", text)]} if about.chat else {"prompt": text}
     try:
+        job = Job(**given, kind=about.kind, sampling_params=params, stream=reply.stream)
         return decode_job(msgspec.json.encode(job))
     except UnicodeEncodeError:
         # In some locales Python lets bytes that are not UTF-8 through, as lone surrogates.
         raise UsageError("the prompt, or a text to stop at, is not UTF-8 text") from None
+
+
+def answer_text(done: Done) -> str:
+    """What was asked for, for a person: text, one numbered text a sample, a score, or a vector."""
+    if done.score is not None:
+        return f"{done.score.logprob:.6g}"
+    if done.embedding is not None:
+        return msgspec.json.encode(done.embedding).decode()
+    if len(done.outputs) == 1:
+        return done.text
+    return "\n".join(f"[{output.index}] {output.text}" for output in done.outputs)
 
 
 def describe(status: JobStatus) -> str:
@@ -106,7 +116,7 @@ def describe(status: JobStatus) -> str:
         case Released():
             return "given back by a consumer; another takes it up"
         case Ended(event=Done() as done):
-            return f"done: {done.text}"
+            return f"done: {answer_text(done)}"
         case Ended(event=event):
             assert isinstance(event, Failed)
             return f"failed: {event.error.type}: {event.error.message}"
@@ -163,7 +173,7 @@ class _Printer:
                 print(event.text, end="", flush=True)
                 self._printed = event.text_offset + len(event.text)
             case Done():
-                print(event.text[self._printed :], flush=True)
+                print(answer_text(event)[self._printed :], flush=True)
             case Failed():
                 print(end="\n" if self._printed else "", flush=True)
 

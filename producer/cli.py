@@ -16,7 +16,7 @@ except ImportError:
 
 from penstock.errors import PenstockError
 from penstock.keys import DEFAULT_LANE
-from producer.flags import SERVER, ReplyFlags, SamplingFlags, ServerFlags
+from producer.flags import SERVER, PromptFlags, ReplyFlags, SamplingFlags, ServerFlags
 
 CONSUMER = Group("Consumer", sort_key=13)
 TRY = Group("Try it", sort_key=0)
@@ -45,10 +45,13 @@ _SUBMIT = """\
 Examples:
   penstock submit "What is 12 + 30?"
   penstock submit --stream --temperature 0.7 < letter.txt
+  penstock submit "A person, as JSON." --json-schema person.json
+  penstock submit --kind score --raw "The sky is blue."
 """
 _RUN = """\
 A row: {"prompt": "What is 2 + 2?", "custom_id": "a", "expected": "4"}
    or: {"messages": [{"role": "user", "content": "…"}], "sampling_params": {…}}
+   or: {"prompt": "The sky is blue.", "kind": "score"}
 
 Exit status: 0 every row is answered; 3 finished, but some rows ended in an
 error; 1 it could not finish; 130 stopped by Ctrl-C.
@@ -74,12 +77,14 @@ app = App(
 _Server = Annotated[ServerFlags, Parameter(name="*")]
 _Sampling = Annotated[SamplingFlags, Parameter(name="*")]
 _Reply = Annotated[ReplyFlags, Parameter(name="*")]
+_Prompt = Annotated[PromptFlags, Parameter(name="*")]
 _Model = Annotated[str | None, Parameter(env_var="PENSTOCK_MODEL", group=CONSUMER)]
 _Port = Annotated[int | None, Parameter(group=SERVER)]
 _Passed = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
 _NO_SERVER_NAMED = ServerFlags()
 _NO_SAMPLING = SamplingFlags()
 _WAIT = ReplyFlags()
+_CHAT = PromptFlags()
 
 
 @app.command(group=TRY, help_epilogue="")
@@ -155,7 +160,7 @@ def submit(
     prompt: str | None = None,
     /,
     *,
-    chat: Annotated[bool, Parameter(name="--chat", negative="--raw", show_default=False)] = True,
+    about: _Prompt = _CHAT,
     lane: str = DEFAULT_LANE,
     reply: _Reply = _WAIT,
     sampling: _Sampling = _NO_SAMPLING,
@@ -167,14 +172,12 @@ def submit(
     ----------
     prompt
         The text; read from standard input where it is left out or is `-`.
-    chat
-        Send the text as a user's message, rendered by the model's chat template; --raw sends it as it is.
     lane
         The lane to put it in.
     """
-    from producer.ask import run_submit
+    from producer.ask import make_job, run_submit
 
-    return run_submit(server.where, prompt, sampling.given(), reply, chat=chat, lane=lane)
+    return run_submit(server.where, make_job(prompt, sampling.given(), about, reply), lane, reply)
 
 
 @app.command(group=ASK, sort_key=2, help_epilogue="")

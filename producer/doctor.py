@@ -177,6 +177,9 @@ async def _ask_server(url: str) -> list[Finding]:
         words = (
             f"{name} is {beat.phase}; model {beat.model}, {beat.num_running} of {beat.max_num_seqs} running"
         )
+        if beat.defaults:
+            stated = ", ".join(f"{key} {value:g}" for key, value in beat.defaults.items())
+            words += f"; its own sampling defaults: {stated}"
         found.append(Finding("good", "consumer", words))
     if not consumers:
         found.append(

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from cyclopts import Group, Parameter
 
+from producer.errors import UsageError
 from producer.where import Where
+
+if TYPE_CHECKING:
+    from penstock.messages import StructuredOutputs
 
 SERVER: Final = Group("Server", sort_key=11)
 SAMPLING: Final = Group("Sampling (what is not given is the model's own default)", sort_key=12)
@@ -49,11 +53,56 @@ class SamplingFlags:
     """The same seed gives the same draws."""
     stop: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = ()
     """End before this text; may be given several times."""
+    n: int | None = None
+    """Outputs to generate."""
+    min_tokens: int | None = None
+    """Generate at least so many tokens."""
+    presence_penalty: float | None = None
+    """Make tokens that are in the output less likely."""
+    frequency_penalty: float | None = None
+    """The same, the more the oftener they are in it."""
+    repetition_penalty: float | None = None
+    """Make tokens of prompt and output less likely, above 1."""
+    logprobs: int | None = None
+    """Log-probabilities of each token and of so many likeliest ones; seen with --json."""
+    json_schema: str | None = None
+    """The output is JSON of this schema: a file, or the schema itself."""
+    regex: str | None = None
+    """The output matches this regular expression."""
+    choice: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = ()
+    """The output is one of these; given once for each."""
 
     def given(self) -> dict[str, Any]:
-        """Fields of SamplingParams that were set."""
-        values = {**vars(self), "stop": list(self.stop) or None}
+        """Fields of SamplingParams that were set.
+
+        Raises:
+            UsageError: the schema can't be read.
+            InvalidJob: the output is to have more than one form.
+        """
+        forms = {"json_schema", "regex", "choice"}
+        values = {name: value for name, value in vars(self).items() if name not in forms}
+        values |= {"stop": list(self.stop) or None, "structured_outputs": self._form()}
         return {name: value for name, value in values.items() if value is not None}
+
+    def _form(self) -> StructuredOutputs | None:
+        schema = None if self.json_schema is None else _read_schema(self.json_schema)
+        values: dict[str, Any] = {"json": schema, "regex": self.regex, "choice": list(self.choice) or None}
+        given = {name: value for name, value in values.items() if value is not None}
+        if not given:
+            return None
+        from penstock.messages import StructuredOutputs
+
+        return StructuredOutputs(**given)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptFlags:
+    """What the text is, and what is wanted of it."""
+
+    chat: Annotated[bool, Parameter(name="--chat", negative="--raw", show_default=False)] = True
+    """Send the text as a user's message, rendered by the model's chat template; --raw sends it as it is."""
+    kind: Literal["generate", "score", "embed"] = "generate"
+    """What is wanted of it: a continuation, its log-likelihood, or a vector."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,3 +117,16 @@ class ReplyFlags:
     """Print events as JSON instead of text."""
     timeout: float | None = None
     """Seconds to wait for the answer; the job goes on after that."""
+
+
+def _read_schema(text: str) -> dict[str, Any]:
+    import msgspec
+
+    inline = text.lstrip().startswith("{")
+    try:
+        return msgspec.json.decode(text if inline else Path(text).read_bytes(), type=dict[str, Any])
+    except OSError as error:
+        raise UsageError(f"--json-schema: {text} can't be read: {error.strerror}") from None
+    except (msgspec.DecodeError, UnicodeError) as error:
+        where = "it" if inline else text
+        raise UsageError(f"--json-schema: {where} is not a JSON object: {error}") from None

@@ -96,6 +96,8 @@ def parse_row(number: int, line: bytes) -> Row | BadRow:
         return _bad(number, line, f"not valid JSON in UTF-8: {error}")
     if ours := [name for name in _OURS if name in fields]:
         return _bad(number, line, f"`{ours[0]}` is filled in by the run; leave it out")
+    if expected is not None and job.kind != "generate":
+        return _bad(number, line, f"`expected` is a text, and nothing is generated for a `{job.kind}`")
     return Row(number, job, expected)
 
 

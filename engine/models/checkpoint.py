@@ -5,110 +5,179 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Iterable
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+import msgspec
 import torch
+from msgspec import Struct
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from engine.errors import WeightsError
-from engine.models.spec import Param
+from engine.models.spec import DecoderSpec, Grouped, Param, Source
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 _PROBE_BYTES = 1024
 
 
-class Weights(Protocol):
-    """Where the decoder's parameters come from."""
+class TensorHeader(Struct, frozen=True):
+    """What a file says of a tensor."""
 
-    def read(self, param: Param, layer: int = 0) -> Tensor:
-        """The parameter as float32, contiguous."""
-        ...
+    shape: tuple[int, ...]
+    dtype: str
+    """As safetensors names it, such as `BF16`."""
 
 
 class Checkpoint:
     """The safetensors files of a folder: one file, or several with an index."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
         self.folder = folder
-        self.files = _weight_files(folder)
+        self.dtype = dtype
+        self.headers: dict[str, TensorHeader] = {}
         self._readers: dict[str, Any] = {}
-        self._file_of: dict[str, Path] = {}
-        for path in self.files:
+        self._sources: dict[tuple[str, int], tuple[Source, ...]] = {}
+        for path in _weight_files(folder):
             try:
                 reader: Any = safe_open(path, framework="pt")
                 reader = reader.__enter__()
             except (SafetensorError, OSError) as error:
                 raise WeightsError(f"{path.name} cannot be read as safetensors: {error}") from error
             for name in reader.keys():  # noqa: SIM118  a safetensors reader is no mapping
-                self._file_of[name] = path
+                found = reader.get_slice(name)
+                self.headers[name] = TensorHeader(tuple(found.get_shape()), found.get_dtype())
                 self._readers[name] = reader
 
-    def same(self, one: str, other: str) -> bool:
-        """Whether both tensors are there, alike to the byte."""
-        if not (self.has(one) and self.has(other)):
-            return False
-        a, b = (self._readers[name].get_tensor(name) for name in (one, other))
-        if (a.dtype, a.shape) != (b.dtype, b.shape):
-            return False
-        return torch.equal(a.flatten().view(torch.uint8), b.flatten().view(torch.uint8))
+    def fit(self, spec: DecoderSpec) -> DecoderSpec:
+        """Finds every parameter's tensors. Returns the spec, untied if the output matrix differs from the
+        embedding: transformers does not tie two that differ, whatever the config says.
 
-    def has(self, name: str) -> bool:
-        """Whether there is a tensor of this name."""
-        return name in self._readers
-
-    def require(self, params: Iterable[tuple[Param, int]], ignored: tuple[str, ...]) -> None:
-        """Raises WeightsError unless the files hold exactly these parameters, in the right shapes."""
-        expected = {name.format(i=layer): shape for param, layer in params for name, shape in param.sources}
-        problems = [
-            problem for name, shape in expected.items() if (problem := self._problem(name, shape)) is not None
-        ]
-        unknown = [
-            name
-            for name in self._file_of
-            if name not in expected and not any(fnmatchcase(name, pattern) for pattern in ignored)
-        ]
-        problems += [f"{name}: the spec of this architecture has no such tensor" for name in unknown]
-        if problems:
-            shown = "; ".join(problems[:5])
-            more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-            raise WeightsError(f"the weights in {self.folder} do not fit: {shown}{more}")
-
-    def _problem(self, name: str, shape: tuple[int, ...]) -> str | None:
-        reader = self._readers.get(name)
-        if reader is None:
-            return f"{name}: expected shape {list(shape)}, found no such tensor"
-        found = reader.get_slice(name)
-        if tuple(found.get_shape()) != shape:
-            return f"{name}: expected shape {list(shape)}, found {found.get_shape()}"
-        if found.get_dtype() not in ("F64", "F32", "F16", "BF16"):
-            return f"{name}: expected floating point, found {found.get_dtype()}"
-        return None
+        Raises WeightsError unless the files hold exactly what the spec asks for, in the right shapes.
+        """
+        if spec.tied:
+            embedding, lm_head = _found(spec.outer_params[0], spec, self.headers, 0), None
+            if _is_there(spec.lm_head, spec, self.headers):
+                lm_head = _found(spec.lm_head, spec, self.headers, 0)
+            if lm_head is not None and not self._same(lm_head[0][0], embedding[0][0]):
+                spec = msgspec.structs.replace(spec, tied=False)
+        self._sources = find_sources(spec, self.headers, f"the weights in {self.folder}")
+        return spec
 
     def read(self, param: Param, layer: int = 0) -> Tensor:
-        """Reads the parts into one new float32 tensor, first rows first."""
-        out = torch.empty(param.shape, dtype=torch.float32)
+        """Reads the sources, one at a time, into one new tensor. `fit` must have found them."""
+        out = torch.empty(param.shape, dtype=torch.float32 if param.float32 else self.dtype)
         start = 0
-        for name, shape in param.sources:
-            source = name.format(i=layer)
-            out[start : start + shape[0]] = self._readers[source].get_tensor(source)
-            start += shape[0]
-        return out
+        sources = self._sources[param.name, layer]
+        for name, shape in sources:
+            tensor: Tensor = self._readers[name].get_tensor(name)
+            rows = out.view(-1, *shape[1:]) if param.split == "rows" else out
+            match param.split:
+                case "rows":
+                    rows[start : start + shape[0]] = tensor
+                    start += shape[0]
+                case "transposed":
+                    out[start : start + shape[1]] = tensor.t()
+                    start += shape[1]
+                case Grouped():
+                    _ungroup(tensor, param.split, out)
+        return out.add_(param.offset) if param.offset else out
+
+    def _same(self, one: str, other: str) -> bool:
+        """Whether two tensors are alike to the byte."""
+        if self.headers[one] != self.headers[other]:
+            return False
+        a, b = (self._readers[name].get_tensor(name) for name in (one, other))
+        return torch.equal(a.flatten().view(torch.uint8), b.flatten().view(torch.uint8))
 
 
-def fingerprint(folder: Path, precision: str) -> str:
+def find_sources(
+    spec: DecoderSpec, headers: Mapping[str, TensorHeader], where: str
+) -> dict[tuple[str, int], tuple[Source, ...]]:
+    """The tensors that make up each parameter, by its name and layer, under the names that are there.
+
+    Raises WeightsError unless `headers` are exactly those that the spec asks for, in the right shapes.
+    """
+    sources = {(param.name, layer): _found(param, spec, headers, layer) for param, layer in spec.params}
+    expected = dict(source for group in sources.values() for source in group)
+    problems = [
+        problem
+        for name, shape in expected.items()
+        if (problem := _problem(name, shape, headers.get(name))) is not None
+    ]
+    ignored = list(spec.ignored_tensors)
+    if spec.tied:
+        ignored += [name for group in spec.lm_head.spellings(0) for name, _ in group]
+    unknown = [
+        name
+        for name in headers
+        if name not in expected and not any(fnmatchcase(name, pattern) for pattern in ignored)
+    ]
+    problems += [f"{name}: the spec of this architecture has no such tensor" for name in unknown]
+    if problems:
+        shown = "; ".join(problems[:5])
+        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise WeightsError(f"{where} do not fit {spec.architecture}: {shown}{more}")
+    return sources
+
+
+def _found(
+    param: Param, spec: DecoderSpec, headers: Mapping[str, TensorHeader], layer: int
+) -> tuple[Source, ...]:
+    """The first spelling whose first tensor is there; if none is, the first."""
+    spellings = list(param.spellings(layer))
+    if spec.optional_prefix:
+        spellings += [
+            tuple((name.removeprefix(spec.optional_prefix), shape) for name, shape in spelling)
+            for spelling in spellings
+        ]
+    for spelling in spellings:
+        if spelling[0][0] in headers:
+            return spelling
+    return spellings[0]
+
+
+def _is_there(param: Param, spec: DecoderSpec, headers: Mapping[str, TensorHeader]) -> bool:
+    return all(name in headers for name, _ in _found(param, spec, headers, 0))
+
+
+def _problem(name: str, shape: tuple[int, ...], found: TensorHeader | None) -> str | None:
+    if found is None:
+        return f"{name}: expected shape {list(shape)}, found no such tensor"
+    if found.shape != shape:
+        return f"{name}: expected shape {list(shape)}, found {list(found.shape)}"
+    if found.dtype not in ("F64", "F32", "F16", "BF16"):
+        return f"{name}: expected floating point, found {found.dtype}"
+    return None
+
+
+def _ungroup(tensor: Tensor, grouped: Grouped, out: Tensor) -> None:
+    """tensor: rows group by group, see `Grouped`; out: the same rows, all queries, all keys, all values."""
+    per_group = grouped.queries_per_kv_head
+    groups = tensor.view(grouped.num_kv_heads, per_group + 2, grouped.head_dim, *tensor.shape[1:])
+    q_rows = grouped.num_kv_heads * per_group * grouped.head_dim
+    kv_rows = grouped.num_kv_heads * grouped.head_dim
+    queries, keys, values = out.split([q_rows, kv_rows, kv_rows])
+    queries.view(groups[:, :per_group].shape).copy_(groups[:, :per_group])
+    keys.view(groups[:, per_group].shape).copy_(groups[:, per_group])
+    values.view(groups[:, per_group].shape).copy_(groups[:, per_group + 1])
+
+
+def fingerprint(folder: Path, precision: str, *, dummy: bool = False) -> str:
     """A short name for what computes: config, weights, precision. Equal fingerprints may continue each
     other's output, so an edited config or a fine-tune of the same shape must differ.
 
     Hashing gigabytes would take longer than loading them. So it hashes the config, and of every weight file
-    name, size and header (names, types, shapes, offsets), and 1 KiB from the middle of every tensor.
+    name, size and header (names, types, shapes, offsets), and 1 KiB from the middle of every tensor. Dummy
+    weights follow from the config.
     """
     digest = hashlib.sha256(f"penstock 1 {precision}\n".encode())
     digest.update((folder / "config.json").read_bytes())
+    if dummy:
+        return hashlib.sha256(b"dummy" + digest.digest()).hexdigest()[:16]
     for path in _weight_files(folder):
         digest.update(f"\n{path.name} {path.stat().st_size}\n".encode())
         with path.open("rb") as file:

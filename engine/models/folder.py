@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -16,8 +17,11 @@ IGNORE_PATTERNS: Final = ("*/*", "consolidated*", "model.*.safetensors", "model-
 """Of these, what is not: subfolders, Mistral's own copy of the weights, variants (model.fp16.safetensors)."""
 
 
-def resolve_folder(model: str, on_phase: Callable[[str], None] = lambda phase: None) -> Path:
-    """The local folder of a model: a path, or a hub id, which is fetched (or found in the hub's local cache).
+def resolve_folder(
+    model: str, on_phase: Callable[[str], None] = lambda phase: None, *, with_weights: bool = True
+) -> Path:
+    """The local folder of a model: a path, or a hub id, which is fetched (or found in the hub's local cache),
+    without its weights if they are not wanted.
 
     The user's hub token is used where there is one (HF_TOKEN, or `hf auth login`). Raises ModelNotFound, and
     WeightsError for a hub model without safetensors.
@@ -32,8 +36,8 @@ def resolve_folder(model: str, on_phase: Callable[[str], None] = lambda phase: N
     if path.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
         raise ModelNotFound(f"there is no folder {model} (and a hub id looks like OWNER/NAME)")
     on_phase(f"downloading {model}")
-    folder = _snapshot(model)
-    if not any(folder.glob("*.safetensors")):
+    folder = _snapshot(model, ALLOW_PATTERNS if with_weights else ("*.json", "*.jinja"))
+    if with_weights and not any(folder.glob("*.safetensors")):
         raise WeightsError(
             f"{model} on the hub has no weights as .safetensors; .bin (pickle) can run code when opened and "
             "is not read: convert it in a place that you trust, with "
@@ -42,7 +46,7 @@ def resolve_folder(model: str, on_phase: Callable[[str], None] = lambda phase: N
     return folder
 
 
-def _snapshot(model: str) -> Path:
+def _snapshot(model: str, allow_patterns: tuple[str, ...]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -55,7 +59,7 @@ def _snapshot(model: str) -> Path:
     try:
         return Path(
             snapshot_download(
-                model, allow_patterns=list(ALLOW_PATTERNS), ignore_patterns=list(IGNORE_PATTERNS)
+                model, allow_patterns=list(allow_patterns), ignore_patterns=list(IGNORE_PATTERNS)
             )
         )
     except GatedRepoError as error:
@@ -103,11 +107,19 @@ def read_config(folder: Path) -> Any:
 
 
 def eos_token_ids(folder: Path, config: Any) -> list[int]:
-    """The model's end tokens: those of config.json and of generation_config.json, each an id or a list."""
+    """The model's end tokens: those of config.json and generation_config.json, each an id or a list, and the
+    tokenizer's.
+
+    The last is what ends an answer of many a chat model that was tuned from a base model and kept its
+    configs (ChatML's `<|im_end|>`); vLLM counts all three as well.
+    """
     named: list[Any] = [config.eos_token_id]
     path = folder / "generation_config.json"
     if path.is_file():
         named.append(_read_json(path).get("eos_token_id"))
+    of_tokenizer = _tokenizer_eos(folder)
+    if of_tokenizer is not None and of_tokenizer < getattr(config, "vocab_size", math.inf):
+        named.append(of_tokenizer)  # beyond the vocabulary, the model cannot generate it
     ids: set[int] = set()
     for value in named:
         if isinstance(value, int):
@@ -115,6 +127,33 @@ def eos_token_ids(folder: Path, config: Any) -> list[int]:
         elif isinstance(value, list):
             ids.update(value)
     return sorted(ids)
+
+
+def _tokenizer_eos(folder: Path) -> int | None:
+    """Id of the `eos_token` that tokenizer_config.json names; None where there is none."""
+    path = folder / "tokenizer_config.json"
+    if not path.is_file():
+        return None
+    config = _read_json(path)
+    token = config.get("eos_token")
+    if isinstance(token, dict):
+        token = token.get("content")
+    if not isinstance(token, str):
+        return None
+    for token_id, added in (config.get("added_tokens_decoder") or {}).items():
+        if added.get("content") == token:
+            return int(token_id)
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return None
+    tokenizer = _read_json(path)  # some megabytes: looked at last
+    for added in tokenizer.get("added_tokens") or ():
+        if added.get("content") == token:
+            return added["id"]
+    vocab = tokenizer.get("model", {}).get("vocab")  # of a Unigram model, pairs of text and score
+    if isinstance(vocab, list):
+        return next((number for number, (text, _) in enumerate(vocab) if text == token), None)
+    return (vocab or {}).get(token)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

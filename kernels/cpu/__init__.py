@@ -10,10 +10,14 @@ import logging
 import torch
 
 from kernels.cpu.activation import act_and_mul, activate
+from kernels.cpu.argmax import argmax
 from kernels.cpu.attention import CpuAttention
 from kernels.cpu.elementwise import add_layer_norm, add_rms_norm, layer_norm, rms_norm, rotary, store_kv
 from kernels.cpu.linear import choose_linear
+from kernels.cpu.logprob import top_logprobs
+from kernels.cpu.mask import apply_bitmask
 from kernels.cpu.moe import CpuExperts, route
+from kernels.cpu.penalty import apply_penalties
 from kernels.cpu.philox import philox
 from kernels.cpu.sample import sample
 from kernels.opset import OpSet
@@ -49,5 +53,9 @@ def make_op_set() -> OpSet:
         plan_attention=attention.plan,
         attention=attention.run,
         philox=philox,
+        argmax=argmax,
         sample=sample,
+        apply_bitmask=apply_bitmask,
+        apply_penalties=apply_penalties,
+        top_logprobs=top_logprobs,
     )

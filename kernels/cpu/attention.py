@@ -113,13 +113,13 @@ def _adjust(scores: Tensor, group: Group, soft_cap: float) -> None:
         scores.tanh_().mul_(soft_cap)
     if group.slopes is not None:
         # A product and a sum apart: as one operation they round otherwise at the end of a vector.
-        distances = torch.arange(group.num_keys, dtype=torch.float32) - group.last_keys
-        for part, slopes in zip(scores, group.slopes.expand(scores.shape[0], -1, -1, -1), strict=True):
-            part.add_(distances * slopes)
-    if group.head_bias.shape[-1] > 0:
-        scores[..., : group.head_bias.shape[-1]].add_(group.head_bias)
-    if group.tail_bias.shape[-1] > 0:
-        scores[..., group.num_keys - group.tail_bias.shape[-1] :].add_(group.tail_bias)
+        distances = torch.arange(group.num_keys, dtype=torch.float32) - group.slopes.last_keys
+        slopes = group.slopes.slopes.expand(scores.shape[0], -1, -1, -1)
+        for part, slope in zip(scores, slopes, strict=True):
+            part.add_(distances * slope)
+    if group.window_bias is not None:
+        scores[..., : group.window_bias.shape[-1]].add_(group.window_bias)
+    scores[..., group.num_keys - group.bias.shape[-1] :].add_(group.bias)
 
 
 def _weigh(weights: Tensor, values: Tensor) -> Tensor:

@@ -41,6 +41,16 @@ _Int32s = np.ndarray[tuple[int, ...], np.dtype[np.int32]]
 
 
 @dataclass(frozen=True, slots=True)
+class RowSlopes:
+    """What ALiBi needs to know of a group's rows."""
+
+    slopes: Tensor
+    """[kv_heads, n, M, 1] float32: of each row's head."""
+    last_keys: Tensor
+    """[n, M or 1, 1] float32: which of the L keys is each query's own."""
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     """Tiles that run as one product per KV head: n tiles, M query rows, L keys in W blocks."""
 
@@ -48,16 +58,12 @@ class Group:
     """[kv_heads · n · M] int64: rows of q seen as [T · heads, D]; padding repeats a tile's last row."""
     blocks: Tensor
     """[n · W] int32: rows of a cache seen as [blocks, block_size · kv_heads · D]."""
-    head_bias: Tensor
-    """[n, M or 1, K] float32: 0 where a query sees a key, else -inf; of the first K keys: those that a window
-    hides from some query. K is 0 without a window."""
-    tail_bias: Tensor
-    """[n, M or 1, K] float32, likewise, of the last K keys: those that some query comes before. For whole
-    contexts it would take tokens · heads · context floats."""
-    last_keys: Tensor
-    """[n, M or 1, 1] float32: which of the L keys is each query's own."""
-    slopes: Tensor | None
-    """[kv_heads, n, M, 1] float32: the ALiBi slope of each row's head."""
+    bias: Tensor
+    """[n, M or 1, K] float32: 0 where a query sees a key, else -inf; of the last K keys, as every query comes
+    after all before them. For whole contexts it would take tokens · heads · context floats."""
+    window_bias: Tensor | None
+    """[n, M or 1, K] float32, likewise, of the first K keys: those that the window hides from some query."""
+    slopes: RowSlopes | None
     num_tiles: int
     num_keys: int
 
@@ -154,43 +160,48 @@ def _index(tiles: _Tiles, tables: _Int32s, block_size: int, shape: AttentionShap
     row = np.arange(_round_up(most_queries * group_size, ROW_STEP))
     query = np.minimum(row // group_size, num_queries - 1)  # [n, M]
     head = np.where(row < num_queries * group_size, row % group_size, group_size - 1)
-    head = np.arange(0, shape.num_heads, group_size)[:, None, None] + head
+    head = np.arange(0, shape.num_heads, group_size)[:, None, None] + head  # [kv_heads, n, M]
     query_rows = head + (tiles.starts[:, None] + query) * shape.num_heads
 
     last_keys = tiles.num_keys[:, None] - num_queries + query
     if most_queries == 1:
         last_keys = last_keys[:, :1]
     last_keys = last_keys[:, :, None]
-    slopes = None
-    if shape.alibi_slopes:
-        slopes = torch.tensor(shape.alibi_slopes)[torch.from_numpy(head)][..., None]
+    width = -(-num_keys // block_size)
+    windowed = shape.window > 0
+    blocks = _windowed_blocks(tiles, tables, width, block_size) if windowed else tables[tiles.seqs, :width]
     return Group(
         query_rows=torch.from_numpy(query_rows.reshape(-1)),
-        blocks=torch.from_numpy(_blocks(tiles, tables, -(-num_keys // block_size), block_size)),
-        head_bias=_bias(np.arange(_num_hidden(last_keys, shape.window)) <= last_keys - shape.window),
-        tail_bias=_bias(np.arange(int(last_keys.min()) + 1, num_keys) > last_keys),
-        last_keys=torch.from_numpy(last_keys.astype(np.float32)),
-        slopes=slopes,
+        blocks=torch.from_numpy(blocks.reshape(-1)),
+        bias=_bias(np.arange(int(last_keys.min()) + 1, num_keys) > last_keys),
+        window_bias=_window_bias(last_keys, shape.window),
+        slopes=_slopes(head, last_keys, shape.alibi_slopes) if shape.alibi_slopes else None,
         num_tiles=len(tiles.seqs),
         num_keys=num_keys,
     )
 
 
-def _num_hidden(last_keys: Ints, window: int) -> int:
-    """How many of a group's first keys a window hides from some query."""
-    return max(int(last_keys.max()) - window + 1, 0) if window else 0
+def _slopes(head: Ints, last_keys: Ints, slopes: tuple[float, ...]) -> RowSlopes:
+    of_rows = np.array(slopes, dtype=np.float32)[head][..., None]
+    return RowSlopes(torch.from_numpy(of_rows), torch.from_numpy(last_keys.astype(np.float32)))
+
+
+def _window_bias(last_keys: Ints, window: int) -> Tensor | None:
+    """None where no query's window begins after the group's first key."""
+    if not window:
+        return None
+    num_hidden = int(last_keys.max()) - window + 1
+    return _bias(np.arange(num_hidden) <= last_keys - window) if num_hidden > 0 else None
 
 
 def _bias(hidden: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> Tensor:
     return torch.from_numpy(np.where(hidden, np.float32(-np.inf), np.float32(0)))
 
 
-def _blocks(tiles: _Tiles, tables: _Int32s, width: int, block_size: int) -> _Int32s:
-    """[n · width]. Past the end of a table its last block is read once more, with weight 0."""
-    if not tiles.first_keys.any():
-        return tables[tiles.seqs, :width].reshape(-1)
+def _windowed_blocks(tiles: _Tiles, tables: _Int32s, width: int, block_size: int) -> _Int32s:
+    """[n, width]. Past the end of a table its last block is read once more, with weight 0."""
     columns = tiles.first_keys[:, None] // block_size + np.arange(width)
-    return tables[tiles.seqs[:, None], np.minimum(columns, tables.shape[1] - 1)].reshape(-1)
+    return tables[tiles.seqs[:, None], np.minimum(columns, tables.shape[1] - 1)]
 
 
 _Number = TypeVar("_Number", int, Ints)

@@ -1,8 +1,15 @@
 """A scripted stand-in for the engine process: speaks the engine's frames, computes nothing.
 
-The one fake of the test suite. Its output for a request is a function of the prompt alone: token i is
-`(sum(prompt) + i) % 26 + 97`, a lower-case letter in a byte-level vocabulary, so a resumed request goes on
-exactly as an undisturbed one. Its script is the configuration's `model` field, a JSON object.
+The one fake of the test suite. Its output for a request is a function of prompt and sample alone: token i
+of sample s is `(sum(prompt) + i + 7 * s) % 26 + 97`, a lower-case letter in a byte-level vocabulary, so a
+resumed request goes on exactly as an undisturbed one. Its script is an object, script.json in the model's
+folder:
+
+- `step_s`: seconds that a step takes; `max_model_len`
+- `log`: a file for what was asked of it, see `logged`
+- `die_after_tokens`, `restart_s`, `poison_tokens`: deaths
+- `eos_at`: by sample index as text, the position at which its end token comes
+- `says`: the text that every output is, an end token behind it
 """
 
 from __future__ import annotations
@@ -14,28 +21,44 @@ import socket
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from engine.config import EngineConfig
 from engine.messages import HEADER, Abort, Ready, Step, Submit, command_decoder, encode_frame
-from engine.request import Output, Request
+from engine.request import Output, Request, Sample, TokenLogprobs
+
+EOS = 257
 
 
-def token_at(prompt: list[int], position: int) -> int:
+def token_at(prompt: list[int], position: int, sample: int = 0) -> int:
     """The scripted output token at this position."""
-    return (sum(prompt) + position) % 26 + 97
+    return (sum(prompt) + position + 7 * sample) % 26 + 97
+
+
+def logprobs_of(token: int, count: int) -> TokenLogprobs:
+    """Scripted log-probabilities: binary fractions, which JSON gives back as they were."""
+    top = [(token, -token / 64), (EOS, -float("inf")), *((n, -8.0 - n) for n in range(20))]
+    return TokenLogprobs(logprob=-token / 64, rank=1, top=top[:count])
+
+
+def logged(path: Path, name: str) -> list[Any]:
+    """What the log holds under this name: for `request` pairs of id and {sample: tokens it had already}."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return [value for found, value in lines if found == name]
 
 
 class ScriptedEngine:
-    """One token per request and step, `step_s` apart."""
+    """One token per sample and step, `step_s` apart."""
 
     def __init__(self, link: socket.socket, config: EngineConfig) -> None:
         self.link = link
         self.config = config
         self.script = json.loads(Path(config.model, "script.json").read_text())
-        self.waiting: list[Request] = []
-        self.running: dict[str, tuple[Request, int]] = {}
+        self.waiting: list[tuple[Request, Sample]] = []
+        self.running: dict[tuple[str, int], tuple[Request, int]] = {}
+        self.ended: list[Output] = []
         self.seen = 0
         self.buffer = b""
 
@@ -45,8 +68,7 @@ class ScriptedEngine:
             time.sleep(self.script["restart_s"])
         self._send_ready()
         while True:
-            busy = bool(self.waiting or self.running)
-            self.link.setblocking(not busy)
+            self.link.setblocking(not self._busy)
             try:
                 data = self.link.recv(1 << 20)
                 if not data:
@@ -55,8 +77,12 @@ class ScriptedEngine:
             except BlockingIOError:
                 pass
             self._take_commands()
-            if self.waiting or self.running:
+            if self._busy:
                 self._step()
+
+    @property
+    def _busy(self) -> bool:
+        return bool(self.waiting or self.running or self.ended)
 
     def _send_ready(self) -> None:
         ready = Ready(
@@ -68,7 +94,7 @@ class ScriptedEngine:
             max_num_seqs=self.config.max_num_seqs,
             num_blocks=1000,
             block_size=16,
-            eos_token_ids=[257],
+            eos_token_ids=[EOS],
         )
         self._send(ready)
 
@@ -80,26 +106,73 @@ class ScriptedEngine:
             command = command_decoder.decode(self.buffer[HEADER.size : end])
             self.buffer = self.buffer[end:]
             match command:
-                case Submit(requests):
-                    self.waiting += requests
-                    self._log(requests)
-                case Abort(ids):
-                    self.waiting = [r for r in self.waiting if r.request_id not in ids]
-                    for request_id in ids:
-                        self.running.pop(request_id, None)
+                case Submit(requests, last):
+                    for request in requests:
+                        self._take(request)
+                    if last:
+                        self._log("last", True)
+                case Abort(ids, samples):
+                    self._log("abort", [ids, samples])
+                    gone = {(request_id, index) for request_id, index in samples}
+                    self.waiting = [
+                        (request, sample)
+                        for request, sample in self.waiting
+                        if request.request_id not in ids and (request.request_id, sample.index) not in gone
+                    ]
+                    for key in [key for key in self.running if key[0] in ids or key in gone]:
+                        del self.running[key]
 
-    def _log(self, requests: list[Request]) -> None:
+    def _take(self, request: Request) -> None:
+        resumed = {sample.index: len(sample.output_token_ids) for sample in request.samples}
+        self._log("request", [request.request_id, resumed])
+        refused = request.params.grammar is not None and "nonsense" in request.params.grammar.text
+        if refused:
+            words = "nonsense is no grammar"
+            self.ended.append(
+                Output(request_id=request.request_id, token_ids=[], error=words, error_type="invalid_job")
+            )
+        elif request.kind != "generate":
+            self.ended.append(self._pooled(request))
+        else:
+            self.waiting += [(request, sample) for sample in request.samples]
+
+    def _pooled(self, request: Request) -> Output:
+        prompt, params = request.prompt_token_ids, request.params
+        score, count = request.kind == "score", params.prompt_logprobs or 0
+        return Output(
+            request_id=request.request_id,
+            token_ids=[],
+            finish_reason="length",
+            prompt_logprobs=[logprobs_of(token, count) for token in prompt[1:]] if score else [],
+            embedding=[] if score else [float(len(prompt)), 0.5 if params.pooling == "last" else 0.25],
+            num_cached_tokens=len(prompt) // 2,
+        )
+
+    def _log(self, name: str, value: Any) -> None:
         if "log" in self.script:
             with open(self.script["log"], "a") as log:
-                for request in requests:
-                    log.write(json.dumps([request.request_id, len(request.output_token_ids)]) + "\n")
+                log.write(json.dumps([name, value]) + "\n")
 
     def _step(self) -> None:
         while self.waiting and len(self.running) < self.config.max_num_seqs:
-            request = self.waiting.pop(0)
-            self.running[request.request_id] = (request, len(request.output_token_ids))
+            request, sample = self.waiting.pop(0)
+            position = len(sample.output_token_ids)
+            if position and (sample.output_token_ids[-1] == EOS or position >= request.params.max_tokens):
+                ended = sample.output_token_ids[-1] == EOS
+                self.ended.append(
+                    Output(
+                        request_id=request.request_id,
+                        token_ids=[],
+                        sample=sample.index,
+                        finish_reason="stop" if ended else "length",
+                        stop_token_id=EOS if ended else None,
+                    )
+                )
+                continue
+            self.running[request.request_id, sample.index] = (request, position)
         time.sleep(self.script.get("step_s", 0.0))
-        outputs = [self._advance(request_id) for request_id in list(self.running)]
+        outputs = self.ended + [self._advance(key) for key in list(self.running)]
+        self.ended = []
         self._send(
             Step(
                 outputs=outputs,
@@ -110,19 +183,40 @@ class ScriptedEngine:
             )
         )
 
-    def _advance(self, request_id: str) -> Output:
-        request, position = self.running[request_id]
+    def _advance(self, key: tuple[str, int]) -> Output:
+        request, position = self.running[key]
+        params, prompt = request.params, request.prompt_token_ids
         self.seen += 1
         if self.seen == self.script.get("die_after_tokens") and self._first_life():
             os.abort()
-        token = token_at(request.prompt_token_ids, position)
-        if request.prompt_token_ids[-1] in self.script.get("poison_tokens", []):
+        if prompt[-1] in self.script.get("poison_tokens", []):
             os.abort()
-        ended = position + 1 >= request.params.max_tokens
-        self.running[request_id] = (request, position + 1)
+        token = self._token(request, key[1], position)
+        stopped = token == EOS and not params.ignore_eos
+        ended = stopped or position + 1 >= params.max_tokens
+        self.running[key] = (request, position + 1)
         if ended:
-            del self.running[request_id]
-        return Output(request_id=request_id, token_ids=[token], finish_reason="length" if ended else None)
+            del self.running[key]
+        first = position == 0 and params.prompt_logprobs is not None
+        return Output(
+            request_id=request.request_id,
+            token_ids=[token],
+            sample=key[1],
+            finish_reason="stop" if stopped else "length" if ended else None,
+            stop_token_id=EOS if stopped else None,
+            logprobs=[] if params.logprobs is None else [logprobs_of(token, params.logprobs)],
+            prompt_logprobs=[logprobs_of(t, params.prompt_logprobs or 0) for t in prompt[1:]]
+            if first
+            else [],
+            num_cached_tokens=len(prompt) // 2,
+        )
+
+    def _token(self, request: Request, sample: int, position: int) -> int:
+        if (text := self.script.get("says")) is not None:
+            return text.encode()[position] if position < len(text.encode()) else EOS
+        if self.script.get("eos_at", {}).get(str(sample)) == position:
+            return EOS
+        return token_at(request.prompt_token_ids, position, sample)
 
     def _first_life(self) -> bool:
         marker = Path(self.config.model, "died")

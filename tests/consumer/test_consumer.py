@@ -19,7 +19,7 @@ from penstock.messages import MAX_JOB_BYTES, Done, Failed, Job, SamplingParams, 
 from tests.conftest import Server
 from tests.consumer.models import save_model
 from tests.consumer.running import consuming, make_consumer
-from tests.consumer.scripted_engine import token_at
+from tests.consumer.scripted_engine import logged, token_at
 
 LANE = Keys().jobs("standard")
 
@@ -214,9 +214,9 @@ async def test_a_dead_engine_is_replaced_and_its_jobs_go_on(redis_url: str, tmp_
         ids = await client.submit_many([short(f"job {n}", 60, stream=True) for n in range(10)])
         done = [await client.result(job_id, timeout=20) for job_id in ids]
     assert [d.text for d in done] == [expected_text(f"job {n}", 60) for n in range(10)]
-    requests = [json.loads(line) for line in log.read_text().splitlines()]
+    requests = logged(log, "request")
     assert len(requests) == 20
-    assert all(resumed > 0 for _, resumed in requests[10:])
+    assert all(resumed["0"] > 0 for _, resumed in requests[10:])
 
 
 async def test_a_job_that_keeps_killing_the_engine_fails_alone(redis_url: str, tmp_path: Path) -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.detokenizer import Detokenizer
+from consumer.detokenizer import Detokenizer, TextRules
 from tests.consumer.models import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
 
 
-def detokenizer(stop: list[str] | None = None) -> Detokenizer:
-    return Detokenizer(TOKENIZER, list(b"prompt"), stop or [])
+def detokenizer(stop: list[str] | None = None, **rules: Any) -> Detokenizer:
+    return Detokenizer(TOKENIZER, list(b"prompt"), TextRules(stop=stop or [], **rules))
 
 
 @given(st.text(max_size=60))
@@ -103,7 +106,7 @@ def test_the_earliest_stop_string_wins_and_the_longest_of_two_at_one_place() -> 
 def test_end_tokens_count_but_give_no_text() -> None:
     stream = detokenizer()
     stream.push(ord("a"))
-    stream.push_silent(257)
+    stream.push_end(257)
     assert stream.text == "a"
     assert stream.take_all() == ([ord("a"), 257], "a", 0)
 
@@ -133,3 +136,70 @@ def test_a_long_text_is_not_scanned_from_its_start(stop: list[str]) -> None:
         stream.push(ord("a"))
         stream.take_safe()
     assert len(stream.text) == 3000
+
+
+def text_of(stream: Detokenizer, ids: Iterable[int]) -> str:
+    """All text after these tokens, or up to a stop string."""
+    for token in ids:
+        stream.push(token)
+        if stream.stopped_by is not None:
+            break
+    stream.flush()
+    return stream.text
+
+
+# What vLLM documents of `stop`, `include_stop_str_in_output`, `min_tokens` and `skip_special_tokens`.
+
+
+def test_a_stop_string_is_kept_where_it_is_asked_for_and_what_follows_is_not() -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens(["NDmore"])
+    (merged,) = tokenizer.encode("NDmore").ids
+    rules = TextRules(stop=["END"], include_stop=True)
+    stream = Detokenizer(tokenizer, [], rules)
+    assert text_of(stream, [*b"the E", merged]) == "the END"
+    assert stream.take_all() == ([*b"the E", merged], "the END", 0)
+
+
+def test_nothing_is_held_back_where_the_stop_string_is_kept() -> None:
+    stream = detokenizer(["END"], include_stop=True)
+    for byte in b"the E":
+        stream.push(byte)
+    assert stream.take_safe()[1] == "the E"
+
+
+@pytest.mark.parametrize(
+    ("min_tokens", "text"),
+    [(0, "a"), (1, "a"), (3, "a"), (4, "aENDb"), (7, "aENDb"), (8, "aENDbENDc"), (9, "aENDbENDc")],
+)
+def test_stop_strings_within_the_least_tokens_do_not_count(min_tokens: int, text: str) -> None:
+    # "aEND" are 4 tokens: the string counts only if its end comes with a later one.
+    assert text_of(detokenizer(["END"], min_tokens=min_tokens), b"aENDbENDc") == text
+
+
+def test_a_stop_string_across_the_least_tokens_counts() -> None:
+    assert text_of(detokenizer(["END", "aE"], min_tokens=3), b"aENDb") == "a"
+
+
+def test_special_tokens_are_text_where_they_are_asked_for() -> None:
+    assert text_of(detokenizer(), [97, 257, 98]) == "ab"
+    assert text_of(detokenizer(skip_special_tokens=False), [97, 257, 98]) == "a</s>b"
+    assert text_of(detokenizer(["</s>"], skip_special_tokens=False), [97, 257, 98]) == "a"
+
+
+@pytest.mark.parametrize(
+    ("end", "rules", "text"),
+    [
+        (ord("!"), {}, "a"),
+        (ord("!"), {"include_stop": True}, "a!"),
+        (257, {"include_stop": True}, "a"),
+        (257, {"include_stop": True, "skip_special_tokens": False}, "a</s>"),
+        (257, {"skip_special_tokens": False}, "a"),
+    ],
+)
+def test_a_stop_tokens_text_is_kept_where_it_is_asked_for(end: int, rules: dict[str, Any], text: str) -> None:
+    stream = detokenizer(**rules)
+    stream.push(ord("a"))
+    stream.push_end(end)
+    assert stream.text == text
+    assert stream.take_all() == ([ord("a"), end], text, 0)

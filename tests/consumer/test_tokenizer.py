@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from consumer.tokenizer import Defaults, PromptTokenizer, PromptTooLong, TokenizerMissing
+from consumer.defaults import Defaults
+from consumer.tokenizer import PromptTokenizer, PromptTooLong, TokenizerMissing
 from penstock.errors import InvalidJob
 from penstock.messages import Job, Message, TextPart
 from tests.consumer.models import save_model
@@ -74,6 +75,8 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
         ({"temperature": 0.6, "top_k": 20, "top_p": 0.95}, Defaults(temperature=0.6, top_k=20, top_p=0.95)),
         ({"do_sample": False, "temperature": 0.6}, Defaults(temperature=0.0)),
         ({"do_sample": True, "min_p": None}, Defaults()),
+        ({"repetition_penalty": 1.05, "max_new_tokens": 9}, Defaults(repetition_penalty=1.05, max_tokens=9)),
+        ({"top_k": -1}, Defaults(top_k=0)),
     ],
 )
 def test_defaults_come_from_the_generation_config(
@@ -81,6 +84,12 @@ def test_defaults_come_from_the_generation_config(
 ) -> None:
     (tmp_path / "generation_config.json").write_text(json.dumps(config))
     assert Defaults.load(tmp_path) == expected
+
+
+def test_only_what_differs_from_the_neutral_values_is_shown() -> None:
+    assert Defaults().stated() == {}
+    shown = Defaults(temperature=0.0, top_p=1.0, repetition_penalty=1.05, max_tokens=9).stated()
+    assert shown == {"temperature": 0.0, "repetition_penalty": 1.05, "max_tokens": 9}
 
 
 def test_a_prompt_beyond_the_window_is_refused(tokenizer: PromptTokenizer) -> None:

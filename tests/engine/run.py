@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.config import EngineConfig
 from engine.engine import Engine
-from engine.request import Output, Request, RequestParams
+from engine.request import Output, Request, RequestParams, Sample
 
 
 def engine_of(folder: Path, **settings: Any) -> Engine:
@@ -32,9 +32,15 @@ def run(engine: Engine, requests: list[Request], *, check: bool = True) -> dict[
     return outputs
 
 
-def tokens_of(outputs: list[Output]) -> list[int]:
-    """A request's new tokens, which must have ended without an error."""
-    assert outputs, "a request without any output"
+def tokens_of(outputs: list[Output], sample: int = 0) -> list[int]:
+    """The new tokens of a request's sample, which must have ended without an error."""
+    outputs = [output for output in outputs if output.sample == sample]
+    assert outputs, "a sample without any output"
     assert outputs[-1].error is None, outputs[-1].error
     assert outputs[-1].finish_reason is not None
     return [token for output in outputs for token in output.token_ids]
+
+
+def resumed(token_ids: list[int], index: int = 0) -> list[Sample]:
+    """The samples of a request with one, of which an earlier run has made these tokens."""
+    return [Sample(index=index, output_token_ids=token_ids)]

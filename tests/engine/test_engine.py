@@ -12,11 +12,12 @@ import torch
 
 from engine.batch import Batch
 from engine.config import EngineConfig
-from engine.engine import Engine, check_ranges, num_threads
+from engine.engine import Engine
 from engine.errors import ConfigError, ModelError
+from engine.loading import check_ranges, num_threads
 from engine.request import Output, Request, RequestParams
 from engine.runner import Runner
-from tests.engine.run import engine_of, greedy, run, tokens_of
+from tests.engine.run import engine_of, greedy, resumed, run, tokens_of
 from tests.engine.tiny_models import VOCAB_SIZE, WINDOW, random_prompts
 
 
@@ -27,7 +28,7 @@ def engine(tiny_model: Callable[[str], Path]) -> Engine:
 
 def one(engine: Engine, prompt: list[int], params: RequestParams, output: list[int] | None = None) -> Output:
     """The outputs of a request alone, as one."""
-    request = Request(request_id="one", prompt_token_ids=prompt, params=params, output_token_ids=output or [])
+    request = Request(request_id="one", prompt_token_ids=prompt, params=params, samples=resumed(output or []))
     outputs = run(engine, [request])["one"]
     return Output(
         request_id="one",
@@ -79,9 +80,10 @@ def test_end_tokens_of_both_configs_end_and_may_be_ignored(
         (folder / file.name).write_bytes(file.read_bytes())
     config = (folder / "config.json").read_text()
     (folder / "config.json").write_text(config.replace('"eos_token_id": null', f'"eos_token_id": {free[9]}'))
-    (folder / "generation_config.json").write_text(f'{{"eos_token_id": [{free[5]}, {VOCAB_SIZE - 1}]}}')
+    unused = min(set(range(VOCAB_SIZE)) - set(free))
+    (folder / "generation_config.json").write_text(f'{{"eos_token_id": [{free[5]}, {unused}]}}')
     engine = engine_of(folder)
-    assert set(engine.eos_token_ids) == {free[9], free[5], VOCAB_SIZE - 1}
+    assert set(engine.eos_token_ids) == {free[9], free[5], unused}
     first = min(free.index(free[5]), free.index(free[9]))
     output = one(engine, [5, 6], greedy(12))
     assert output.token_ids == free[: first + 1]
@@ -240,7 +242,7 @@ def test_a_prompt_that_overflows_the_model_ends_alone_and_leaves_no_nan(
     engine = engine_of(tiny_model("llama"), max_num_seqs=8, num_blocks=12)
     alone = one(engine, [7, 8], greedy(40)).token_ids
     with torch.inference_mode():
-        engine.runner.model.embedding[0] = torch.nan
+        engine.runner.model._embedding[0] = torch.nan
     requests = [
         Request(request_id="good", prompt_token_ids=[7, 8], params=greedy(40)),
         Request(request_id="greedy", prompt_token_ids=[1, 0], params=greedy(4)),

@@ -12,7 +12,7 @@ import torch
 
 from engine.engine import Engine
 from engine.request import Request, RequestParams
-from tests.engine.run import engine_of, run, tokens_of
+from tests.engine.run import engine_of, resumed, run, tokens_of
 from tests.engine.tiny_models import random_prompts
 
 MAX_TOKENS = 24
@@ -29,17 +29,16 @@ def params(i: int) -> RequestParams:
         top_p=rng.choice([1.0, 0.7, 0.95]),
         top_k=rng.choice([0, 5, 50]),
         min_p=rng.choice([0.0, 0.05]),
-        sample=i % 3,
     )
 
 
-def requests(resumed: list[list[int]] | None = None) -> list[Request]:
+def requests(begun: list[list[int]] | None = None) -> list[Request]:
     return [
         Request(
             request_id=str(i),
             prompt_token_ids=prompt,
             params=params(i),
-            output_token_ids=resumed[i] if resumed else [],
+            samples=resumed(begun[i] if begun else [], index=i % 3),
         )
         for i, prompt in enumerate(PROMPTS)
     ]
@@ -47,7 +46,7 @@ def requests(resumed: list[list[int]] | None = None) -> list[Request]:
 
 def tokens(engine: Engine, which: list[Request]) -> list[list[int]]:
     outputs = run(engine, which)
-    return [tokens_of(outputs[request.request_id]) for request in which]
+    return [tokens_of(outputs[r.request_id], r.samples[0].index) for r in which]
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +61,16 @@ WAYS: dict[str, dict[str, Any]] = {
     "chunked": {"max_num_batched_tokens": 19, "max_num_seqs": 16},
     "preempted": {"num_blocks": 12, "block_size": 8, "max_model_len": 96},
     "small blocks": {"block_size": 1},
+    "without prefix cache": {"prefix_cache": False},
+    "overlapped": {"overlap": 1},
+    "overlapped, chunked and preempted": {
+        "overlap": 1,
+        "max_num_batched_tokens": 19,
+        "max_num_seqs": 16,
+        "num_blocks": 14,
+        "block_size": 8,
+        "max_model_len": 96,
+    },
 }
 
 
@@ -71,7 +80,7 @@ def test_same_tokens_in_every_batch(
 ) -> None:
     engine = engine_of(tiny_model("llama"), **WAYS[way])
     assert tokens(engine, requests()) == alone
-    if way == "preempted":
+    if "preempted" in way:
         assert engine.scheduler.num_preemptions > 5
 
 
@@ -91,14 +100,16 @@ def test_seeds_and_samples_draw_differently(tiny_model: Callable[[str], Path]) -
         hot,
         hot,
         RequestParams(max_tokens=20, seed=2, temperature=2.0),
-        RequestParams(max_tokens=20, seed=1, temperature=2.0, sample=1),
     ]
     engine = engine_of(tiny_model("llama"))
     got = tokens(
         engine,
         [
-            Request(request_id=str(i), prompt_token_ids=[1, 2], params=variant)
-            for i, variant in enumerate(variants)
+            *(
+                Request(request_id=str(i), prompt_token_ids=[1, 2], params=variant)
+                for i, variant in enumerate(variants)
+            ),
+            Request(request_id="3", prompt_token_ids=[1, 2], params=hot, samples=resumed([], index=1)),
         ],
     )
     assert got[0] == got[1]
@@ -117,13 +128,13 @@ def test_logits_are_the_same_to_the_bit(family: str, tiny_model: Callable[[str],
         """By first token of the prompt (here: which request) and output index."""
         engine = engine_of(tiny_model(family), **settings)
         seen: dict[tuple[int, int], torch.Tensor] = {}
-        sample = engine.runner.sample
+        sample, state = engine.runner.sample, engine.runner.rows
 
-        def recording(rows: list[int]) -> Any:
+        def recording(rows: list[int], masks: Any = None) -> Any:
             for row, values in zip(rows, engine.runner._logits if rows else [], strict=True):
-                key = int(engine.runner._tokens[row, 0])
-                seen[key, int(engine.runner._sampler._output_indices[row])] = values.clone()
-            return sample(rows)
+                index = int(state.num_tokens[row] - state.num_prompt_tokens[row])
+                seen.setdefault((int(state.tokens[row, 0]), index), values.clone())
+            return sample(rows, masks)
 
         engine.runner.sample = recording
         run(engine, which, check=False)

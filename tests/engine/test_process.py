@@ -289,7 +289,7 @@ def test_fatal_says_what_is_wrong(config: str, words: str, start: Callable[..., 
 
 
 def test_a_broken_model_is_fatal_in_words(start: Callable[..., Child], tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}')
+    (tmp_path / "config.json").write_text('{"model_type": "mamba", "architectures": ["MambaForCausalLM"]}')
     report = start(config_of(tmp_path)).read_past_loading()
     assert isinstance(report, Fatal)
-    assert "GPT2LMHeadModel is not supported" in report.message
+    assert "MambaForCausalLM is not supported" in report.message

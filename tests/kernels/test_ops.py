@@ -7,8 +7,9 @@ import torch
 
 from kernels.activation import act_and_mul
 from kernels.attention import store_kv
+from kernels.checks import FLOATS
 from kernels.linear import linear, pack_linear
-from kernels.norm import add_rms_norm, rms_norm
+from kernels.norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
 from kernels.opset import OpSet, load_op_set
 from kernels.rotary import rotary
 
@@ -20,37 +21,80 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("rows", ROWS)
-def test_rms_norm(rows: int, width: int, cpu: OpSet, reference: OpSet) -> None:
-    x, weight = normal(rows, width), normal(width, seed=1)
-    torch.testing.assert_close(rms_norm(cpu, x, weight, 1e-5), rms_norm(reference, x, weight, 1e-5))
+def test_norms(rows: int, width: int, dtype: torch.dtype, cpu: OpSet, reference: OpSet) -> None:
+    x = (normal(rows, width) + 0.5).to(dtype)
+    weight, bias = normal(width, seed=1), normal(width, seed=2)
+    for got, expected in (
+        (rms_norm(cpu, x, weight, 1e-5), rms_norm(reference, x, weight, 1e-5)),
+        (layer_norm(cpu, x, weight, bias, 1e-5), layer_norm(reference, x, weight, bias, 1e-5)),
+        (layer_norm(cpu, x, weight, None, 1e-5), layer_norm(reference, x, weight, None, 1e-5)),
+    ):
+        assert got.dtype == dtype
+        torch.testing.assert_close(got, expected)
 
 
-def test_rms_norm_per_head_of_strided_rows(cpu: OpSet, reference: OpSet) -> None:
-    x = normal(7, 9, 20)[:, :6]
-    weight = normal(6, 20, seed=1)
-    got = rms_norm(cpu, x, weight, 1e-6)
-    assert got.is_contiguous()
-    torch.testing.assert_close(got, rms_norm(reference, x, weight, 1e-6))
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_norms_per_head_of_strided_rows(dtype: torch.dtype, cpu: OpSet, reference: OpSet) -> None:
+    x = normal(7, 9, 20).to(dtype)[:, :6]
+    weight, bias = normal(6, 20, seed=1), normal(6, 20, seed=2)
+    for got, expected in (
+        (rms_norm(cpu, x, weight, 1e-6), rms_norm(reference, x, weight, 1e-6)),
+        (layer_norm(cpu, x, weight, bias, 1e-6), layer_norm(reference, x, weight, bias, 1e-6)),
+        (layer_norm(cpu, x, weight, None, 1e-6), layer_norm(reference, x, weight, None, 1e-6)),
+    ):
+        assert got.is_contiguous()
+        torch.testing.assert_close(got, expected)
 
 
+def test_norms_follow_their_formulas(reference: OpSet) -> None:
+    x = torch.tensor([[1.0, 2.0, 3.0, 6.0]])
+    weight, bias = torch.tensor([1.0, 2.0, 1.0, 1.0]), torch.tensor([0.0, 0.0, 0.0, 10.0])
+    torch.testing.assert_close(rms_norm(reference, x, weight, 2.0), x * weight / 14.5**0.5)
+    expected = torch.tensor([[-2.0, -2.0, 0.0, 3.0]]) / 4**0.5 + bias  # mean 3, variance 3.5
+    torch.testing.assert_close(layer_norm(reference, x, weight, bias, 0.5), expected)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("rows", ROWS)
-def test_add_rms_norm_updates_the_residual(rows: int, cpu: OpSet, reference: OpSet) -> None:
-    x, weight = normal(rows, 63), normal(63, seed=1)
-    mine, theirs = normal(rows, 63, seed=2), normal(rows, 63, seed=2)
-    got = add_rms_norm(cpu, x, mine, weight, 1e-5)
-    torch.testing.assert_close(got, add_rms_norm(reference, x, theirs, weight, 1e-5))
-    assert torch.equal(mine, theirs)
+def test_norms_after_an_addition_update_the_residual(
+    rows: int, dtype: torch.dtype, cpu: OpSet, reference: OpSet
+) -> None:
+    x, before = normal(rows, 63).to(dtype), normal(rows, 63, seed=2).to(dtype)
+    weight, bias = normal(63, seed=1), normal(63, seed=3)
+
+    def run(ops: OpSet) -> list[torch.Tensor]:
+        residuals = [before.clone() for _ in range(3)]
+        normed = [
+            add_rms_norm(ops, x, residuals[0], weight, 1e-5),
+            add_layer_norm(ops, x, residuals[1], weight, bias, 1e-5),
+            add_layer_norm(ops, x, residuals[2], weight, None, 1e-5),
+        ]
+        for residual in residuals:
+            assert torch.equal(residual, before + x)
+        return normed
+
+    for got, expected in zip(run(cpu), run(reference), strict=True):
+        assert got.dtype == dtype
+        torch.testing.assert_close(got, expected)
 
 
-@pytest.mark.parametrize("head_dim", [2, 20, 64])
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize(
+    ("head_dim", "turned"), [(2, 2), (20, 20), (64, 64), (20, 2), (64, 16), (63, 62), (8, 0)]
+)
 @pytest.mark.parametrize("rows", ROWS)
-def test_rotary(rows: int, head_dim: int, cpu: OpSet, reference: OpSet) -> None:
-    x = normal(rows, 5, head_dim)[:, :3]
-    angles = normal(rows, head_dim // 2, seed=1)
+def test_rotary(
+    rows: int, head_dim: int, turned: int, dtype: torch.dtype, cpu: OpSet, reference: OpSet
+) -> None:
+    x = normal(rows, 5, head_dim).to(dtype)[:, :3]
+    angles = normal(rows, turned // 2, seed=1)
     got = rotary(cpu, x, angles.cos(), angles.sin())
+    assert got.dtype == dtype
     assert got.is_contiguous()
+    assert torch.equal(got[..., turned:], x[..., turned:])
     torch.testing.assert_close(got, rotary(reference, x, angles.cos(), angles.sin()))
 
 
@@ -60,19 +104,6 @@ def test_rotary_keeps_lengths_and_turns_by_the_position(cpu: OpSet) -> None:
     turned = torch.view_as_complex(rotary(cpu, x, angles.cos(), angles.sin()))
     expected = torch.view_as_complex(x) * torch.exp(1j * angles)
     torch.testing.assert_close(turned, expected)
-
-
-@pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("rows", ROWS)
-def test_silu_and_mul(rows: int, width: int, cpu: OpSet, reference: OpSet) -> None:
-    gate_up = normal(rows, 2 * width) * 10
-    torch.testing.assert_close(act_and_mul(cpu, gate_up, "silu"), act_and_mul(reference, gate_up, "silu"))
-
-
-def test_silu_of_extreme_values_is_finite(cpu: OpSet) -> None:
-    gate_up = torch.tensor([[-1e4, -100.0, 0.0, 100.0, 1e4, 1.0, 1.0, 1.0, 1.0, 1.0]])
-    expected = torch.tensor([[0.0, 0.0, 0.0, 100.0, 1e4]])
-    torch.testing.assert_close(act_and_mul(cpu, gate_up, "silu"), expected)
 
 
 @pytest.mark.parametrize("with_bias", [False, True])
@@ -89,6 +120,19 @@ def test_linear(rows: int, shape: tuple[int, int], with_bias: bool, cpu: OpSet, 
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("rows", [1, 2, 17])
+def test_linear_in_half_precision(rows: int, dtype: torch.dtype, cpu: OpSet, reference: OpSet) -> None:
+    weight, bias = (normal(63, 260) * 0.1).to(dtype), normal(63, seed=1).to(dtype)
+    x = normal(rows, 260, seed=2).to(dtype)
+    expected = x.float() @ weight.float().T + bias.float()
+    for ops in (cpu, reference):
+        got = linear(ops, x, pack_linear(ops, weight, bias))
+        assert got.dtype == dtype
+        eps = torch.finfo(dtype).eps
+        torch.testing.assert_close(got.float(), expected, rtol=2 * eps, atol=2 * eps)
+
+
 def test_without_onednn_linear_layers_still_run_and_say_so(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -99,12 +143,13 @@ def test_without_onednn_linear_layers_still_run_and_say_so(
     torch.testing.assert_close(linear(plain, x, pack_linear(plain, weight, None)), x @ weight.T)
 
 
-def test_store_kv_writes_only_its_slots(cpu: OpSet, reference: OpSet) -> None:
-    keys, values = normal(5, 9, 8)[:, :3], normal(5, 3, 8, seed=1)
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_store_kv_writes_only_its_slots(dtype: torch.dtype, cpu: OpSet, reference: OpSet) -> None:
+    keys, values = normal(5, 9, 8).to(dtype)[:, :3], normal(5, 3, 8, seed=1).to(dtype)
     slots = torch.tensor([4, 19, 7, 0, 12])
     caches = []
     for ops in (cpu, reference):
-        k_cache, v_cache = (torch.full((5, 4, 3, 8), torch.nan) for _ in range(2))
+        k_cache, v_cache = (torch.full((5, 4, 3, 8), torch.nan, dtype=dtype) for _ in range(2))
         store_kv(ops, keys, values, k_cache, v_cache, slots)
         assert torch.isfinite(k_cache).sum() == keys.numel()
         caches.append((k_cache, v_cache))
@@ -117,6 +162,12 @@ def test_wrappers_name_what_is_wrong(cpu: OpSet) -> None:
         rms_norm(cpu, normal(3, 9), normal(8), 1e-5)
     with pytest.raises(AssertionError, match=r"x: torch\.float64, expected float32, bfloat16 or float16"):
         rms_norm(cpu, normal(3, 8).double(), normal(8), 1e-5)
+    with pytest.raises(AssertionError, match=r"weight: torch\.bfloat16, expected torch\.float32"):
+        rms_norm(cpu, normal(3, 8), normal(8).bfloat16(), 1e-5)
+    with pytest.raises(AssertionError, match=r"bias: shape \(9,\), expected \(8,\)"):
+        layer_norm(cpu, normal(3, 8), normal(8), normal(9), 1e-5)
+    with pytest.raises(AssertionError, match="cos: 5 pairs in a head_dim of 8"):
+        rotary(cpu, normal(3, 2, 8), normal(3, 5), normal(3, 5))
     with pytest.raises(AssertionError, match=r"gate_up: strides .*expected contiguous"):
         act_and_mul(cpu, normal(3, 16)[:, :8], "silu")
     with pytest.raises(AssertionError, match="x: last dimension is strided"):

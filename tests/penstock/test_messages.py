@@ -6,6 +6,7 @@ import contextlib
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,9 +20,15 @@ from penstock import (
     InvalidJob,
     Job,
     Message,
+    PoolingParams,
+    RepetitionDetection,
     SamplingParams,
+    Score,
+    StructuredOutputs,
     TextPart,
+    TokenLogprob,
     Tokens,
+    TopLogprob,
     Usage,
 )
 from penstock.messages import (
@@ -81,6 +88,63 @@ GOLDEN_JOBS: list[tuple[bytes, Job]] = [
     ),
 ]
 
+GOLDEN_JOBS += [
+    (
+        b'{"prompt":"x","sampling_params":{"n":3,"min_tokens":2,"presence_penalty":0.5,"frequency_penalty":-0.5,'
+        b'"repetition_penalty":1.1,"logit_bias":{"7":-100.0},"allowed_token_ids":[7,8],"bad_words":["no"],'
+        b'"logprobs":2,"prompt_logprobs":0,"include_stop_str_in_output":true,"skip_special_tokens":false,'
+        b'"structured_outputs":{"json":{"type":"object"}},"repetition_detection":{"max_pattern_size":8,'
+        b'"min_count":4}}}',
+        Job(
+            prompt="x",
+            sampling_params=SamplingParams(
+                n=3,
+                min_tokens=2,
+                presence_penalty=0.5,
+                frequency_penalty=-0.5,
+                repetition_penalty=1.1,
+                logit_bias={7: -100.0},
+                allowed_token_ids=[7, 8],
+                bad_words=["no"],
+                logprobs=2,
+                prompt_logprobs=0,
+                include_stop_str_in_output=True,
+                skip_special_tokens=False,
+                structured_outputs=StructuredOutputs(json={"type": "object"}),
+                repetition_detection=RepetitionDetection(max_pattern_size=8, min_count=4),
+            ),
+        ),
+    ),
+    *(
+        (
+            b'{"prompt":"x","sampling_params":{"structured_outputs":{%s}}}' % data,
+            Job(prompt="x", sampling_params=SamplingParams(structured_outputs=form)),
+        )
+        for data, form in [
+            (b'"json_object":true', StructuredOutputs(json_object=True)),
+            (b'"regex":"a+"', StructuredOutputs(regex="a+")),
+            (b'"choice":["yes","no"]', StructuredOutputs(choice=["yes", "no"])),
+            (b'"grammar":"start: /a+/"', StructuredOutputs(grammar="start: /a+/")),
+        ]
+    ),
+    (
+        b'{"prompt":"x","kind":"score","sampling_params":{"prompt_logprobs":1}}',
+        Job(prompt="x", kind="score", sampling_params=SamplingParams(prompt_logprobs=1)),
+    ),
+    (
+        b'{"prompt":"x","kind":"embed","pooling_params":{"pooling":"mean","normalize":false}}',
+        Job(prompt="x", kind="embed", pooling_params=PoolingParams(pooling="mean", normalize=False)),
+    ),
+]
+
+LOGPROB = TokenLogprob(
+    token_id=12,
+    token="a",
+    logprob=-0.5,
+    rank=2,
+    top_logprobs=[TopLogprob(token_id=7, token="b", logprob=-0.25)],
+)
+
 GOLDEN_EVENTS: list[tuple[bytes, Event]] = [
     (
         b'{"type":"tokens","text":"Par","token_ids":[12,7],"text_offset":4,"sample":1,"fingerprint":"tiny/fp32"}',
@@ -112,6 +176,46 @@ GOLDEN_EVENTS: list[tuple[bytes, Event]] = [
     ),
 ]
 
+GOLDEN_EVENTS += [
+    (
+        b'{"type":"tokens","text":"a","token_ids":[12],"text_offset":0,"logprobs":[{"token_id":12,"token":"a",'
+        b'"logprob":-0.5,"rank":2,"top_logprobs":[{"token_id":7,"token":"b","logprob":-0.25}]}]}',
+        Tokens(text="a", token_ids=[12], text_offset=0, logprobs=[LOGPROB]),
+    ),
+    (
+        b'{"type":"done","outputs":[{"text":"a","finish_reason":"repetition","logprobs":[{"token_id":12,'
+        b'"token":"a","logprob":-0.5,"rank":2,"top_logprobs":[{"token_id":7,"token":"b","logprob":-0.25}]}]}],'
+        b'"usage":{"prompt_tokens":5,"completion_tokens":1,"cached_tokens":4},"model":"tiny",'
+        b'"prompt_logprobs":[{"token_id":3,"token":"c","logprob":-1.0,"rank":1}]}',
+        Done(
+            outputs=[Completion(text="a", finish_reason="repetition", logprobs=[LOGPROB])],
+            usage=Usage(prompt_tokens=5, completion_tokens=1, cached_tokens=4),
+            model="tiny",
+            prompt_logprobs=[TokenLogprob(token_id=3, token="c", logprob=-1.0, rank=1)],
+        ),
+    ),
+    (
+        b'{"type":"done","outputs":[],"usage":{"prompt_tokens":2,"completion_tokens":0},"model":"tiny",'
+        b'"score":{"logprob":-1.0,"tokens":[{"token_id":3,"token":"c","logprob":-1.0,"rank":1}]}}',
+        Done(
+            outputs=[],
+            usage=Usage(prompt_tokens=2, completion_tokens=0),
+            model="tiny",
+            score=Score(logprob=-1.0, tokens=[TokenLogprob(token_id=3, token="c", logprob=-1.0, rank=1)]),
+        ),
+    ),
+    (
+        b'{"type":"done","outputs":[],"usage":{"prompt_tokens":2,"completion_tokens":0},"model":"tiny",'
+        b'"embedding":[0.5,-0.25]}',
+        Done(
+            outputs=[],
+            usage=Usage(prompt_tokens=2, completion_tokens=0),
+            model="tiny",
+            embedding=[0.5, -0.25],
+        ),
+    ),
+]
+
 
 @pytest.mark.parametrize(("data", "job"), GOLDEN_JOBS)
 def test_golden_jobs(data: bytes, job: Job) -> None:
@@ -137,6 +241,10 @@ def test_golden_heartbeat() -> None:
     assert decode_heartbeat(data) == heartbeat
     assert heartbeat.alive(1700000015000)
     assert not heartbeat.alive(1700000015001)
+    more = data.replace(b'"num_running":3}', b'"num_running":3,"defaults":{"temperature":0.5}}')
+    shown = msgspec.structs.replace(heartbeat, defaults={"temperature": 0.5})
+    assert encode_heartbeat(shown) == more
+    assert decode_heartbeat(more) == shown
 
 
 text = st.text(min_size=1, max_size=50)  # hypothesis leaves out lone surrogates, as UTF-8 does
@@ -152,6 +260,22 @@ sampling_params = st.builds(
     stop=text | st.lists(text, max_size=64),
     stop_token_ids=token_ids,
     ignore_eos=st.booleans(),
+    n=st.integers(1, 128),
+    presence_penalty=st.floats(-2, 2),
+    frequency_penalty=st.floats(-2, 2),
+    repetition_penalty=st.none() | st.floats(0, 100, exclude_min=True),
+    logit_bias=st.dictionaries(st.integers(0, 2**31 - 1), st.floats(-100, 100), max_size=5),
+    allowed_token_ids=st.none() | token_ids,
+    bad_words=st.lists(text, max_size=5),
+    logprobs=st.none() | st.integers(0, 20),
+    prompt_logprobs=st.none() | st.integers(0, 20),
+    include_stop_str_in_output=st.booleans(),
+    skip_special_tokens=st.booleans(),
+    structured_outputs=st.none()
+    | st.builds(StructuredOutputs, regex=text)
+    | st.builds(StructuredOutputs, choice=st.lists(text, min_size=1, max_size=3)),
+    repetition_detection=st.none()
+    | st.builds(RepetitionDetection, max_pattern_size=st.integers(1, 1024), min_count=st.integers(2, 1024)),
 )
 messages = st.builds(
     Message, role=text, content=st.text() | st.lists(st.builds(TextPart, text=st.text()), max_size=3)
@@ -226,7 +350,7 @@ BAD_JOBS: list[tuple[str, bytes, str]] = [
         job_with(sampling_params={"temprature": 1}),
         "unknown field `temprature` at `$.sampling_params`; did you mean `temperature`?",
     ),
-    ("unknown parameter, nothing near", job_with(sampling_params={"zzz": 1}), "known fields: max_tokens,"),
+    ("unknown parameter, nothing near", job_with(sampling_params={"zzz": 1}), "known fields: n, max_tokens,"),
     (
         "unknown field of a message",
         b'{"messages":[{"role":"user","contents":"x"}]}',
@@ -273,6 +397,59 @@ BAD_JOBS: list[tuple[str, bytes, str]] = [
     ("10 MB of text", b'{"prompt":"' + b"x" * 10_000_000 + b'"}', f"the limit is {MAX_JOB_BYTES}"),
     ("invalid UTF-8", b'{"prompt":"\xff\xfe"}', "not valid JSON in UTF-8"),
     ("a lone surrogate", b'{"prompt":"\\ud800"}', "not valid JSON in UTF-8"),
+    ("a form with no kind", job_with(sampling_params={"structured_outputs": {}}), "exactly one of `json`"),
+    (
+        "a form of two kinds",
+        job_with(sampling_params={"structured_outputs": {"regex": "a", "choice": ["a"]}}),
+        "`regex` and `choice` are given",
+    ),
+    (
+        "unknown kind of form",
+        job_with(sampling_params={"structured_outputs": {"regx": "a"}}),
+        "unknown field `regx` at `$.sampling_params.structured_outputs`; did you mean `regex`?",
+    ),
+    ("unknown kind", job_with(kind="translate"), "Invalid enum value 'translate' - at `$.kind`"),
+    (
+        "between two fields",
+        job_with(sampling_params={"min_tokens": 5, "max_tokens": 4}),
+        "`min_tokens` is 5; it must be at most `max_tokens` (4) - at `$.sampling_params`",
+    ),
+    (
+        "between two fields",
+        job_with(sampling_params={"repetition_detection": {"max_pattern_size": 2, "min_pattern_size": 3}}),
+        "`min_pattern_size` is 3; it must be at most `max_pattern_size` (2)",
+    ),
+    (
+        "between two fields",
+        job_with(kind="score", stream=True),
+        "a `score` job generates nothing to `stream`",
+    ),
+    (
+        "between two fields",
+        job_with(pooling_params={"pooling": "mean"}),
+        "`pooling_params` are for jobs of kind `embed`; this one is `generate`",
+    ),
+    (
+        "between two fields",
+        job_with(kind="embed", sampling_params={"prompt_logprobs": 1}),
+        "an `embed` job generates nothing; leave out `prompt_logprobs`",
+    ),
+    *(
+        (
+            "between two fields",
+            job_with(kind="score", sampling_params=given),
+            f"a `score` job generates nothing; leave out `{next(iter(given))}`",
+        )
+        for given in (
+            {"n": 2},
+            {"max_tokens": 1},
+            {"temperature": 0.0},
+            {"stop": "x"},
+            {"logprobs": 0},
+            {"structured_outputs": {"regex": "a"}},
+            {"repetition_detection": {"max_pattern_size": 2}},
+        )
+    ),
     (
         "nesting",
         b'{"prompt":"x","chat_template_kwargs":{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}}",
@@ -288,6 +465,65 @@ def test_bad_jobs_are_refused_in_words(data: bytes, words: str) -> None:
     assert words in str(caught.value)
     assert len(str(caught.value)) < 500
     decode_labels(data)
+
+
+INT31 = "from 0 to 2147483647"
+INT64 = "from -9223372036854775808 to 9223372036854775807"
+OUT_OF_RANGE: list[tuple[str, list[Any], str]] = [
+    ("n", [0, 129], "from 1 to 128"),
+    ("max_tokens", [0, -1], "1 or more"),
+    ("min_tokens", [-1], "0 or more"),
+    ("temperature", [-0.1, 100.1], "from 0 to 100"),
+    ("top_p", [0.0, -1.0, 1.01], "above 0 and at most 1"),
+    ("top_k", [-2, 2**31], "from -1 to 2147483647"),
+    ("min_p", [-0.1, 1.1], "from 0 to 1"),
+    ("seed", [-(2**63) - 1, 2**63, 2**64, 2**70], INT64),
+    ("presence_penalty", [-2.1, 2.1], "from -2 to 2"),
+    ("frequency_penalty", [-2.1, 2.1], "from -2 to 2"),
+    ("repetition_penalty", [0.0, -1.0, 100.1], "above 0 and at most 100"),
+    ("logit_bias", [{"1": -100.1}, {"1": 100.1}], "from -100 to 100"),
+    ("logit_bias", [{"-1": 0.0}, {"2147483648": 0.0}], INT31),
+    ("logit_bias", [{str(n): 0.0 for n in range(1025)}], "at most 1024 entries"),
+    ("allowed_token_ids", [[]], "1 or more entries"),
+    ("allowed_token_ids", [[-1], [1, 2**31]], INT31),
+    ("bad_words", [["a"] * 65], "at most 64 entries"),
+    ("bad_words", [[""], ["x" * 1025]], "from 1 to 1024 characters"),
+    ("logprobs", [-1, 21], "from 0 to 20"),
+    ("prompt_logprobs", [-1, 21], "from 0 to 20"),
+    ("stop", ["", "x" * 1025, [""]], "from 1 to 1024 characters"),
+    ("stop", [["a"] * 65], "at most 64 entries"),
+    ("stop_token_ids", [[-1], [2**31]], INT31),
+    ("stop_token_ids", [[1] * 257], "at most 256 entries"),
+    ("structured_outputs", [{"choice": []}], "1 or more entries"),
+    ("structured_outputs", [{"choice": [""]}, {"regex": ""}, {"grammar": ""}], "1 or more characters"),
+    ("repetition_detection", [{"max_pattern_size": 0}, {"max_pattern_size": 1025}], "from 1 to 1024"),
+    ("repetition_detection", [{"max_pattern_size": 9, "min_pattern_size": 0}], "from 1 to 1024"),
+    ("repetition_detection", [{"max_pattern_size": 9, "min_count": 1}], "from 2 to 1024"),
+]
+FREE = {"include_stop_str_in_output", "ignore_eos", "skip_special_tokens"}
+"""Parameters without a range."""
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [(name, value, words) for name, values, words in OUT_OF_RANGE for value in values],
+)
+def test_a_parameter_out_of_range_is_named_with_its_range(name: str, value: Any, words: str) -> None:
+    with pytest.raises(InvalidJob) as caught:
+        decode_job(job_with(sampling_params={name: value}))
+    assert f"$.sampling_params.{name}" in str(caught.value)
+    assert str(caught.value).endswith(f"; its range: {words}")
+
+
+def test_every_parameter_with_a_range_is_tested() -> None:
+    assert {name for name, _, _ in OUT_OF_RANGE} | FREE == set(SamplingParams.__struct_fields__)
+
+
+@pytest.mark.parametrize("name", ["temperature", "top_p", "min_p", "presence_penalty", "repetition_penalty"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_float_that_is_none_is_refused_at_once(name: str, value: float) -> None:
+    with pytest.raises(InvalidJob, match="must be a finite number"):
+        SamplingParams(**{name: value})
 
 
 @pytest.mark.parametrize(

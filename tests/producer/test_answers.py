@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.messages import Completion, Done, Error, Failed, Usage
+from penstock.messages import Completion, Done, Error, Failed, Score, TokenLogprob, Usage
 from producer.answers import (
     Answer,
     Output,
@@ -41,6 +41,35 @@ def test_lines_read_as_the_documentation_says(tmp_path: Path) -> None:
         {"row": 1, "custom_id": "c", "text": " 4 ", "finish_reason": "stop", "usage": usage, "correct": True},
         {"row": 2, "error": {"type": "engine_error", "message": "boom", "retryable": False}},
     ]
+
+
+def test_a_line_has_all_that_was_asked_for(tmp_path: Path) -> None:
+    logprob = TokenLogprob(token_id=7, token="a", logprob=-0.5, rank=1)
+    usage = Usage(prompt_tokens=2, completion_tokens=3)
+    outputs = [
+        Completion(text="a", finish_reason="stop", logprobs=[logprob]),
+        Completion(text="b", finish_reason="repetition", index=1, logprobs=[logprob]),
+    ]
+    several = Done(outputs=outputs, usage=usage, model="m", prompt_logprobs=[logprob])
+    score = Done(outputs=[], usage=usage, model="m", score=Score(logprob=-0.5, tokens=[logprob]))
+    embedding = Done(outputs=[], usage=usage, model="m", embedding=[0.5, 0.25])
+    with Output(tmp_path / "out.jsonl") as output:
+        for row, done in enumerate((several, score, embedding)):
+            assert output.write(answer_of(row, done, "a" if row == 0 else None))
+        assert (output.tally.answered, output.tally.correct) == (3, 1)
+    first, second, third = (json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines())
+    token = {"token_id": 7, "token": "a", "logprob": -0.5, "rank": 1}
+    assert (first["text"], first["finish_reason"], first["correct"]) == ("a", "stop", True)
+    assert first["logprobs"] == first["prompt_logprobs"] == [token]
+    assert [(out["text"], out["finish_reason"]) for out in first["outputs"]] == [
+        ("a", "stop"),
+        ("b", "repetition"),
+    ]
+    counts = {"prompt_tokens": 2, "completion_tokens": 3}
+    assert second == {"row": 1, "usage": counts, "score": {"logprob": -0.5, "tokens": [token]}}
+    assert third == {"row": 2, "usage": counts, "embedding": [0.5, 0.25]}
+    answers = list(read_answers(tmp_path / "out.jsonl"))
+    assert answers[0].outputs == outputs
 
 
 def test_a_row_is_written_once_also_after_reopening(tmp_path: Path) -> None:
@@ -115,5 +144,5 @@ def test_state_is_replaced_whole(tmp_path: Path) -> None:
 
 def test_answers_ignore_what_a_newer_version_adds(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
-    path.write_text('{"row": 0, "text": "a", "logprobs": []}\n')
+    path.write_text('{"row": 0, "text": "a", "tool_calls": []}\n')
     assert list(read_answers(path)) == [Answer(row=0, text="a")]

@@ -75,6 +75,14 @@ def test_wrong_words_are_told_without_a_traceback(program: Program) -> None:
         (("submit", "x", "--top-p", "7"), 1, "Expected `float` <= 1.0 - at `$.sampling_params.top_p`"),
         (("submit", "x", "--lane", "Not A Lane"), 1, "is not a lane name"),
         (("submit", ""), 1, "the prompt is empty"),
+        (("submit", "x", "--n", "0"), 1, "its range: from 1 to 128"),
+        (("submit", "x", "--n", "2", "--stream"), 1, "add --json or leave --stream out"),
+        (("submit", "x", "--kind", "score", "--stream"), 1, "a `score` job generates nothing to `stream`"),
+        (("submit", "x", "--kind", "embed", "--n", "2"), 1, "generates nothing; leave out `n`"),
+        (("submit", "x", "--kind", "sing"), 2, "sing"),
+        (("submit", "x", "--regex", "a", "--choice", "a"), 1, "`regex` and `choice` are given"),
+        (("submit", "x", "--json-schema", "no-such-file"), 1, "no-such-file can't be read: No such file"),
+        (("submit", "x", "--json-schema", "{nope"), 1, "--json-schema: it is not a JSON object"),
         (("status", "nonsense"), 1, "'nonsense' is not a job id"),
         (("cancel", "standard.1-0"), 1, "no penstock server runs on"),
         (("submit", "x"), 1, "start one with `penstock up`, or name one with --redis URL"),
@@ -119,6 +127,15 @@ def test_submit_waits_and_prints(program: Program, redis_url: str) -> None:
     assert program.run("submit", "--raw", *where, stdin="from a pipe\n").out == "FROM A PIPE\n"
     as_json = json.loads(program.run("submit", "hello", "--json", *where).out)
     assert as_json["type"] == "done"
+    assert program.call("submit", "hello", "--n", "2", *where).out == "[0] HELLO\n[1] HELLO\n"
+    assert program.call("submit", "hello", "--kind", "score", *where).out == "-1.25\n"
+    embed = program.call("submit", "hello", "--kind", "embed", "--json", *where)
+    assert json.loads(embed.out)["embedding"] == [0.5, -0.25]
+    assert program.call("submit", "hello", "--kind", "embed", *where).out == "[0.5,-0.25]\n"
+    job = program.call("submit", "hello", "--kind", "score", "--no-wait", *where).out.strip()
+    until(lambda: program.call("status", job, *where).out == "done: -1.25\n")
+    doctor = program.call("doctor", *where).out
+    assert "; its own sampling defaults: temperature 0.5" in doctor
     failed = program.run("submit", "fail", *where)
     assert failed.status == 1
     assert failed.out == ""
@@ -139,6 +156,36 @@ def test_flags_become_fields(program: Program, server: Server, redis_url: str) -
         {"messages": [{"role": "user", "content": "hi"}], **expected},
         {"prompt": "hi", **expected},
     ]
+
+
+def test_all_sampling_flags_become_fields(
+    program: Program, server: Server, redis_url: str, tmp_path: Path
+) -> None:
+    schema = {"type": "object"}
+    (tmp_path / "schema.json").write_text(json.dumps(schema))
+    flags = "--n 2 --min-tokens 3 --presence-penalty 0.5 --frequency-penalty -0.5 --repetition-penalty 1.5"
+    send = ("submit", "hi", "--raw", "--no-wait", "--redis", redis_url, "--lane", "other")
+    program.call(*send, *flags.split(), "--logprobs", "4")
+    for form in (
+        ("--json-schema", str(tmp_path / "schema.json")),
+        ("--json-schema", json.dumps(schema)),
+        ("--regex", "a+"),
+        ("--choice", "yes", "--choice", "no"),
+    ):
+        program.call(*send, *form)
+    with server.client() as client:
+        jobs = [json.loads(fields[b"job"]) for _, fields in client.xrange(Keys().jobs("other"))]
+    params = [job["sampling_params"] for job in jobs]
+    assert params[0] == {
+        "n": 2,
+        "min_tokens": 3,
+        "presence_penalty": 0.5,
+        "frequency_penalty": -0.5,
+        "repetition_penalty": 1.5,
+        "logprobs": 4,
+    }
+    forms = [{"json": schema}, {"json": schema}, {"regex": "a+"}, {"choice": ["yes", "no"]}]
+    assert [given["structured_outputs"] for given in params[1:]] == forms
 
 
 def test_submit_says_what_it_waits_for_and_that_the_job_goes_on(program: Program, redis_url: str) -> None:

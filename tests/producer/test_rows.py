@@ -43,6 +43,14 @@ def test_messages() -> None:
         (b'{"prompt": "a", "expected": 4}', "line 5: `expected` must be a string"),
         (b'{"promt": "a"}', "line 5: unknown field `promt` at `$`; did you mean `prompt`?"),
         (b'{"prompt": "a", "row": 3}', "line 5: `row` is filled in by the run; leave it out"),
+        (
+            b'{"prompt": "a", "kind": "score", "expected": "b"}',
+            "line 5: `expected` is a text, and nothing is generated for a `score`",
+        ),
+        (
+            b'{"prompt": "a", "kind": "embed", "sampling_params": {"n": 2}}',
+            "line 5: an `embed` job generates nothing; leave out `n`",
+        ),
         (b'{"prompt": "a", "sampling_params": {"top_p": 2}}', "<= 1.0 - at `$.sampling_params.top_p`"),
         (b'{"prompt": "a", "sampling_params": {"temperature": NaN}}', "line 5: not valid JSON"),
     ],

@@ -59,20 +59,21 @@ def events_of(server: redis.Redis, job_id: str) -> list[tuple[str, Event]]:
 
 
 def check_stream(events: list[tuple[str, Event]]) -> Done:
-    """One terminal event at the end; before it, tokens without a gap, a repeat or a change."""
+    """One terminal event at the end; before it, tokens of each sample without a gap, a repeat or a change."""
     assert events, "no event at all"
     *tokens, (last_id, done) = events
     assert isinstance(done, Done), done
-    count, text = 0, ""
+    count, texts = 0, dict[int, str]()
     for event_id, event in tokens:
         assert isinstance(event, Tokens), f"{event_id}: {event}, and more behind it"
         count += len(event.token_ids)
+        text = texts.get(event.sample, "")
         assert event_id == f"{count}-0"
         assert event.text_offset == len(text)
-        text += event.text
+        texts[event.sample] = text + event.text
     assert last_id == f"{done.usage.completion_tokens}-1"
     if tokens:
-        assert text == done.text
+        assert texts == {output.index: output.text for output in done.outputs}
     return done
 
 

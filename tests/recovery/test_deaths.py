@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ from penstock.keys import Keys
 from penstock.messages import Job, SamplingParams
 from tests.conftest import Server
 from tests.consumer.models import save_model
-from tests.consumer.scripted_engine import token_at
+from tests.consumer.scripted_engine import logged, token_at
 from tests.recovery.processes import ConsumerProcess, check_stream, events_of
 
 LANE = Keys().jobs("standard")
@@ -52,13 +51,17 @@ async def client(redis_url: str) -> AsyncIterator[Client]:
 
 
 def jobs(count: int) -> list[Job]:
-    params = SamplingParams(max_tokens=NUM_TOKENS)
-    return [Job(prompt=f"job {n}", stream=n % 2 == 0, sampling_params=params) for n in range(count)]
+    """Every other one streamed, and every fifth with three samples."""
+    params = [SamplingParams(max_tokens=NUM_TOKENS, n=3 if n % 5 == 0 else 1) for n in range(count)]
+    return [Job(prompt=f"job {n}", stream=n % 2 == 0, sampling_params=params[n]) for n in range(count)]
 
 
-def expected_text(n: int) -> str:
+def expected_texts(n: int) -> list[str]:
     ids = list(f"job {n}".encode())
-    return "".join(chr(token_at(ids, position)) for position in range(NUM_TOKENS))
+    return [
+        "".join(chr(token_at(ids, position, sample)) for position in range(NUM_TOKENS))
+        for sample in range(3 if n % 5 == 0 else 1)
+    ]
 
 
 async def until_terminal(client: Client, ids: list[str], count: int) -> None:
@@ -78,7 +81,7 @@ def check_all(server: Server, ids: list[str]) -> None:
     with server.client() as redis:
         for n, job_id in enumerate(ids):
             done = check_stream(events_of(redis, job_id))
-            assert done.text == expected_text(n), f"job {n}"
+            assert [output.text for output in done.outputs] == expected_texts(n), f"job {n}"
         assert redis.xlen(LANE) == 0
 
 
@@ -94,10 +97,12 @@ async def test_kill_of_the_consumer(
     start(server.url, model, name=name, lease_s=lease_s, max_num_seqs=16)
     await until_terminal(client, ids, len(ids))
     check_all(server, ids)
-    requests = [json.loads(line) for line in (model.parent / "requests.log").read_text().splitlines()]
+    requests = logged(model.parent / "requests.log", "request")
     assert len({request_id.rpartition("/")[0] for request_id, _ in requests}) == 100
     assert len(requests) <= 100 + 16 + 8, "only what was held by the dead consumer ran twice"
-    assert any(resumed for _, resumed in requests), "streamed jobs went on from their last event"
+    assert any(sum(resumed.values()) for _, resumed in requests), (
+        "streamed jobs went on from their last event"
+    )
     end = time.monotonic() + 5
     while not first.group_is_empty():
         assert time.monotonic() < end, "the engine outlived its consumer"

@@ -1,5 +1,6 @@
 """A consumer without an engine, in the place of the real one: it answers with the prompt in upper case.
 
+A `score` job's score is -1.25, an `embed` job's vector [0.5, -0.25]; its model states a temperature of 0.5.
 It speaks the wire by penstock's own scripts. A prompt that starts with `fail` fails. Each answer is noted in
 the file $STAND_IN_LOG, so that tests can count how often a row was run; $STAND_IN_DELAY_S slows it down,
 and $STAND_IN_STUBBORN makes it deaf to SIGTERM.
@@ -26,6 +27,7 @@ from penstock.messages import (
     Failed,
     Heartbeat,
     Job,
+    Score,
     Tokens,
     Usage,
     decode_job,
@@ -48,7 +50,11 @@ class StandIn:
     def beat(self) -> None:
         seconds, micros = self.redis.time()
         beat = Heartbeat(
-            model=self.model, phase="ready", at_ms=seconds * 1000 + micros // 1000, interval_ms=1000
+            model=self.model,
+            phase="ready",
+            at_ms=seconds * 1000 + micros // 1000,
+            interval_ms=1000,
+            defaults={"temperature": 0.5},
         )
         self.redis.hset(self.keys.consumers, self.name, encode_heartbeat(beat))
 
@@ -95,9 +101,15 @@ class StandIn:
     def end(self, prompt: str, job: Job) -> Done | Failed:
         if prompt.startswith("fail"):
             return Failed(error=Error(type="engine_error", message="as asked"), custom_id=job.custom_id)
-        outputs = [Completion(text=prompt.upper(), finish_reason="stop")]
-        usage = Usage(prompt_tokens=1, completion_tokens=2)
-        return Done(outputs=outputs, usage=usage, model=self.model, custom_id=job.custom_id)
+        samples = range(job.sampling_params.n if job.kind == "generate" else 0)
+        return Done(
+            outputs=[Completion(text=prompt.upper(), finish_reason="stop", index=index) for index in samples],
+            usage=Usage(prompt_tokens=1, completion_tokens=2),
+            model=self.model,
+            score=Score(logprob=-1.25, tokens=[]) if job.kind == "score" else None,
+            embedding=[0.5, -0.25] if job.kind == "embed" else None,
+            custom_id=job.custom_id,
+        )
 
 
 def main() -> None:

@@ -1,0 +1,180 @@
+"""From a lease to a running job: decoded, checked against the model, tokenized, its parameters resolved."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+from consumer.checkpoint import checkpoint
+from consumer.lease import Ending, Lease
+from consumer.running import RunningJob
+from consumer.served import Served
+from consumer.tokenizer import PromptTooLong
+from engine.request import Grammar, RepetitionDetection, Request, RequestParams, Sample
+from penstock.errors import InvalidJob, JobTooLarge
+from penstock.messages import (
+    Error,
+    Failed,
+    Job,
+    SamplingParams,
+    decode_job,
+    decode_labels,
+    encode_event,
+)
+
+
+class JobRefused(Exception):
+    """The job cannot be run as it stands; `ending` is its terminal event, ready to be committed."""
+
+    def __init__(self, ending: Ending) -> None:
+        super().__init__()
+        self.ending = ending
+
+
+class Admission:
+    """Turns leases into running jobs."""
+
+    def __init__(self, served: Served) -> None:
+        self._served = served
+
+    def admit(self, lease: Lease, published: Sequence[tuple[str, bytes]]) -> RunningJob:
+        """A running job that goes on after what earlier runs have `published`.
+
+        Raises:
+            JobRefused: with the `failed` event to commit.
+        """
+        try:
+            if lease.job is None:
+                raise InvalidJob(
+                    "the entry has no field `job`; add one with: XADD LANE * job '{\"prompt\": …}'"
+                )
+            job = decode_job(lease.job)
+        except JobTooLarge as error:
+            raise self._refused(lease, Error(type="job_too_large", message=str(error))) from None
+        except InvalidJob as error:
+            raise self._refused(lease, Error(type="invalid_job", message=str(error))) from None
+        try:
+            request = self._request(lease, job)
+        except InvalidJob as error:
+            raise self._refused(lease, Error(type="invalid_job", message=str(error)), job) from None
+        except PromptTooLong as error:
+            raise self._refused(lease, Error(type="prompt_too_long", message=str(error)), job) from None
+        except _Unservable as error:
+            raise self._refused(lease, Error(type="model_not_served", message=str(error)), job) from None
+        running = RunningJob(lease, job, request, self._served)
+        if job.stream:
+            fingerprint = self._served.ready.fingerprint
+            running.replay(checkpoint(published, fingerprint, job.sampling_params))
+        return running
+
+    def broken(self, lease: Lease, error: Exception) -> Ending:
+        """The end of a job whose admission failed in a way that nobody foresaw."""
+        return self._refused(lease, Error(type="engine_error", message=f"internal error: {error!r}")).ending
+
+    def _request(self, lease: Lease, job: Job) -> Request:
+        ready, wanted = self._served.ready, job.sampling_params
+        if job.model is not None and job.model != self._served.model:
+            raise _Unservable(f"this queue serves {self._served.model!r}, not {job.model!r}")
+        self._check_ids("logit_bias", wanted.logit_bias)
+        self._check_ids("stop_token_ids", wanted.stop_token_ids)
+        self._check_ids("allowed_token_ids", wanted.allowed_token_ids or ())
+        # What generates needs room for one token at least.
+        limit = ready.max_model_len - (job.kind == "generate")
+        prompt = self._served.tokenizer.encode(job, limit)
+        params = self._params(lease, job, ready.max_model_len - len(prompt))
+        samples = [Sample(index=index) for index in range(wanted.n)]
+        return Request(
+            request_id=lease.request_id,
+            prompt_token_ids=prompt,
+            params=params,
+            samples=samples,
+            kind=job.kind,
+        )
+
+    def _check_ids(self, name: str, token_ids: Iterable[int]) -> None:
+        largest = max(token_ids, default=0)
+        size = self._served.ready.vocab_size
+        if largest >= size:
+            raise InvalidJob(f"`{name}` has {largest}; this model's ids go from 0 to {size - 1}")
+
+    def _params(self, lease: Lease, job: Job, room: int) -> RequestParams:
+        wanted, defaults = job.sampling_params, self._served.defaults
+        top_k = defaults.top_k if wanted.top_k is None else max(wanted.top_k, 0)
+        penalty = wanted.repetition_penalty
+        return RequestParams(
+            max_tokens=self._max_tokens(wanted, room) if job.kind == "generate" else 0,
+            seed=_seed_of(lease) if wanted.seed is None else wanted.seed % 2**64,
+            temperature=defaults.temperature if wanted.temperature is None else wanted.temperature,
+            top_p=defaults.top_p if wanted.top_p is None else wanted.top_p,
+            top_k=top_k,
+            min_p=defaults.min_p if wanted.min_p is None else wanted.min_p,
+            presence_penalty=wanted.presence_penalty,
+            frequency_penalty=wanted.frequency_penalty,
+            repetition_penalty=defaults.repetition_penalty if penalty is None else penalty,
+            logit_bias=wanted.logit_bias,
+            min_tokens=wanted.min_tokens,
+            stop_token_ids=tuple(wanted.stop_token_ids),
+            ignore_eos=wanted.ignore_eos,
+            bad_words=self._served.tokenizer.bad_words(wanted.bad_words),
+            allowed_token_ids=tuple(wanted.allowed_token_ids or ()),
+            logprobs=wanted.logprobs,
+            prompt_logprobs=(wanted.prompt_logprobs or 0) if job.kind == "score" else wanted.prompt_logprobs,
+            repetition=_repetition(wanted),
+            grammar=_grammar(wanted),
+            pooling=job.pooling_params.pooling,
+            normalize=job.pooling_params.normalize,
+        )
+
+    def _max_tokens(self, wanted: SamplingParams, room: int) -> int:
+        default = self._served.defaults.max_tokens
+        given = wanted.max_tokens or default or room
+        if wanted.min_tokens > min(given, room):
+            limit = (
+                f"the prompt leaves room for {room} tokens"
+                if given >= room
+                else f"the model's own `max_tokens` is {given}, where a job has none"
+            )
+            raise InvalidJob(f"`min_tokens` is {wanted.min_tokens}; {limit}")
+        return min(given, room)
+
+    def _refused(self, lease: Lease, error: Error, job: Job | None = None) -> JobRefused:
+        labels = job or decode_labels(lease.job or b"")
+        failed = Failed(error=error, custom_id=labels.custom_id)
+        ending = Ending(
+            lease=lease,
+            terminal_id="0-1",
+            terminal=encode_event(failed),
+            completed=False,
+            result_ttl_ms=self._served.ttl_ms(job),
+            batch=labels.batch,
+            row=labels.row,
+        )
+        return JobRefused(ending)
+
+
+class _Unservable(Exception):
+    """A sound job for another model."""
+
+
+def _repetition(wanted: SamplingParams) -> RepetitionDetection | None:
+    asked = wanted.repetition_detection
+    if asked is None:
+        return None
+    return RepetitionDetection(
+        max_pattern_size=asked.max_pattern_size,
+        min_pattern_size=asked.min_pattern_size,
+        min_count=asked.min_count,
+    )
+
+
+def _grammar(wanted: SamplingParams) -> Grammar | None:
+    if wanted.structured_outputs is None:
+        return None
+    from consumer.structured import grammar_of  # loads a schema validator, for those who need one
+
+    return grammar_of(wanted.structured_outputs)
+
+
+def _seed_of(lease: Lease) -> int:
+    """64 bits of the job id's SHA-256: the same seed wherever and however often the job runs."""
+    return int.from_bytes(hashlib.sha256(lease.key.encode()).digest()[:8], "little")

@@ -1,0 +1,28 @@
+"""The model that a consumer serves, as admission and running jobs need it."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from consumer.defaults import Defaults
+from consumer.token_logprobs import TokenTexts
+from consumer.tokenizer import PromptTokenizer
+from engine.messages import Ready
+from penstock.messages import Job
+
+
+class Served(Struct, frozen=True, kw_only=True):
+    """The model that this consumer serves, and how its results are kept."""
+
+    model: str
+    """Its name to clients."""
+    ready: Ready
+    tokenizer: PromptTokenizer
+    token_texts: TokenTexts
+    defaults: Defaults
+    result_ttl_s: int
+
+    def ttl_ms(self, job: Job | None) -> int:
+        """How long this job's result is kept."""
+        wanted = job.result_ttl_s if job is not None else None
+        return (wanted or self.result_ttl_s) * 1000

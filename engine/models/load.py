@@ -1,0 +1,50 @@
+"""From a folder and a spec to a decoder in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from engine.config import EngineConfig, Precision
+from engine.models.checkpoint import Checkpoint
+from engine.models.decoder import Decoder
+from engine.models.spec import DecoderSpec
+from engine.models.weights import DummyWeights, Weights
+from kernels.opset import load_op_set
+
+DTYPES: Final[dict[Precision, torch.dtype]] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+
+
+def load_decoder(
+    folder: Path,
+    spec: DecoderSpec,
+    config: EngineConfig,
+    num_positions: int,
+    on_phase: Callable[[str], None],
+) -> Decoder:
+    """Reads the folder's weights, or makes dummy ones, in the layout of the configured op set.
+
+    Raises WeightsError. Each parameter is read on its own, straight into its fused shape and type: beside the
+    weights there are at most one parameter as it is before the op set has packed it (of experts, the two of
+    a layer), and one tensor of a file. A tied output matrix is the embedding's own memory where the op set
+    computes with it as it is; the processor's op set packs a copy.
+    """
+    weights: Weights
+    if config.load_format == "dummy":
+        weights = DummyWeights(DTYPES[config.precision])
+    else:
+        weights = checkpoint = Checkpoint(folder, DTYPES[config.precision])
+        spec = checkpoint.fit(spec)
+
+    def on_layer(layer: int) -> None:
+        on_phase(f"loading weights, layer {layer + 1} of {spec.num_layers}")
+
+    with torch.inference_mode():
+        return Decoder(spec, load_op_set(config.ops), weights, num_positions, on_layer)

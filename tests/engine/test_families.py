@@ -1,0 +1,80 @@
+"""Every family against transformers, model by model and logit by logit. Through the engine: test_parity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.engine.paged import all_logits, load, new_cache, new_rows, step
+from tests.engine.tiny_models import FAMILIES, load_transformers_model, random_prompts
+
+PROMPTS = random_prompts(6, longest=90, seed=2)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_equal_transformers(family: str, tiny_model: Callable[[str], Path]) -> None:
+    """Greedy tokens forgive a factor on the logits; this doesn't."""
+    folder = tiny_model(family)
+    longest = max(PROMPTS, key=len)
+    with torch.inference_mode():
+        theirs = load_transformers_model(folder)(torch.tensor([longest])).logits[0]
+    for ops in ("cpu", "reference"):
+        mine = all_logits(load(folder, ops=ops), longest)
+        assert mine.dtype == torch.float32
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3, msg=f"{family}, {ops}: other logits")
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_half_precision_is_as_good_as_transformers(
+    family: str, precision: str, tiny_model: Callable[[str], Path]
+) -> None:
+    """Where the two first choose differently, each one's token is in the other's top five; and ours are no
+    farther from the logits of fp32 than theirs."""
+    folder = tiny_model(family)
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    transformers_model = load_transformers_model(folder, dtype)
+    model, exact_model = load(folder, precision=precision), load(folder)
+    assert model.dtype == dtype
+    my_error = their_error = 0.0
+    for i, prompt in enumerate(PROMPTS):
+        with torch.inference_mode():
+            theirs = transformers_model(torch.tensor([prompt])).logits[0].float()
+        mine, exact = all_logits(model, prompt), all_logits(exact_model, prompt)
+        my_error += float((mine - exact).abs().mean())
+        their_error += float((theirs - exact).abs().mean())
+        for position in (mine.argmax(-1) != theirs.argmax(-1)).nonzero().flatten().tolist()[:1]:
+            for one, other, whose in ((mine, theirs, "our"), (theirs, mine, "transformers'")):
+                chosen = int(one[position].argmax())
+                assert chosen in other[position].topk(5).indices.tolist(), (
+                    f"{family}, {precision}, request {i}, position {position}: {whose} token {chosen}"
+                )
+    assert 0 < my_error < 1.25 * their_error, f"{family}: {my_error} off, transformers {their_error}"
+
+
+@pytest.mark.skipif(
+    not (torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()),
+    reason="exact batches need oneDNN and MKL",
+)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_are_the_same_to_the_bit_in_chunks_and_batches(
+    family: str, tiny_model: Callable[[str], Path]
+) -> None:
+    model = load(tiny_model(family))
+    alone = [all_logits(model, prompt) for prompt in PROMPTS]
+    rows = new_rows(PROMPTS, 0)
+    cache = new_cache(model, 1 + sum(len(row.table) for row in rows))
+    parts: list[list[torch.Tensor]] = [[] for _ in rows]
+    size = 1
+    while left := [i for i, row in enumerate(rows) if row.num_computed < len(row.token_ids)]:
+        counts = [min(len(PROMPTS[i]) - rows[i].num_computed, size + i) for i in left]
+        with torch.inference_mode():
+            logits = step(model, cache, [rows[i] for i in left], counts)
+        for i, part in zip(left, logits.split(counts), strict=True):
+            parts[i].append(part)
+        size = size % 17 + 3
+    for i, whole in enumerate(alone):
+        assert torch.equal(torch.cat(parts[i]), whole), f"{family}, request {i}"
