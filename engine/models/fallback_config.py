@@ -107,16 +107,7 @@ def fallback_sizes(config: Any) -> FallbackSizes:
     except Exception as error:  # its own checks of its config: many types
         raise ModelError(f"{model_class.__name__} cannot be made of this config: {error!r}") from error
     num_layers: int = config.num_hidden_layers
-    num_kv_heads, head_dim = _head_sizes(config)
-    try:
-        shape = discover(model, num_layers).shapes[0]
-        num_kv_heads, head_dim = shape.num_kv_heads, shape.head_dim
-    except AttentionRefused as error:
-        raise UnsupportedModel(f"architecture {model_class.__name__} is not supported: it {error}") from error
-    except UnsupportedModel:
-        raise
-    except Exception as error:  # an operation that looks at values, as some routers of experts have it
-        log.debug("%s does not run without memory: %r", model_class.__name__, error)
+    num_kv_heads, head_dim = _head_sizes(config, model, num_layers)
     return FallbackSizes(
         architecture=model_class.__name__,
         vocab_size=config.vocab_size,
@@ -129,12 +120,27 @@ def fallback_sizes(config: Any) -> FallbackSizes:
     )
 
 
-def _head_sizes(config: Any) -> tuple[int, int]:
-    """KV heads and their width as configs usually name them."""
-    num_heads: int = config.num_attention_heads
-    num_kv_heads: int = getattr(config, "num_key_value_heads", None) or num_heads
-    head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // num_heads
-    return 1 if getattr(config, "multi_query", False) else num_kv_heads, head_dim
+def _head_sizes(config: Any, model: Any, num_layers: int) -> tuple[int, int]:
+    """KV heads and their width, as the layers of a model without memory have them, or else as configs
+    usually name them."""
+    architecture = type(model).__name__
+    try:
+        shape = discover(model, num_layers).shapes[0]
+        return shape.num_kv_heads, shape.head_dim
+    except AttentionRefused as error:
+        raise UnsupportedModel(f"architecture {architecture} is not supported: it {error}") from error
+    except UnsupportedModel:
+        raise
+    except Exception as error:  # an operation that looks at values
+        log.debug("%s does not run without memory: %r", architecture, error)
+    try:
+        num_heads: int = config.num_attention_heads
+        num_kv_heads: int = getattr(config, "num_key_value_heads", None) or num_heads
+        return num_kv_heads, getattr(config, "head_dim", None) or config.hidden_size // num_heads
+    except Exception as error:  # configs of layers that differ raise their own
+        raise UnsupportedModel(
+            f"architecture {architecture} is not supported: its config names no heads that all layers have"
+        ) from error
 
 
 def _window(config: Any, architecture: str) -> int:

@@ -1,4 +1,4 @@
-"""Linear layers of a transformers model, exchanged for those of the op set."""
+"""Linear layers of a transformers model, exchanged for those of the op set, and the memory of the rest."""
 
 from __future__ import annotations
 
@@ -53,6 +53,13 @@ def pack_linears(model: nn.Module, ops: OpSet) -> int:
         parent, _, name = path.rpartition(".")
         setattr(model.get_submodule(parent), name, packed[id(module)])
     return len(packed)
+
+
+def own_memory(model: nn.Module) -> None:
+    """Copies what is left of the parameters out of the mapped files, so that these can be closed: as long as
+    one tensor lies in a file, all of its pages may stay in memory, those of the packed weights too."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
 
 
 def _is_plain(module: Any) -> bool:

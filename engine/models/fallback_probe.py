@@ -63,12 +63,13 @@ def discover(model: Any, num_layers: int) -> Layers:
     switch_attention(model, DESCRIBING)
     token_ids = torch.zeros((1, 2), dtype=torch.int64, device=model.device)
     positions = torch.arange(2, device=model.device)[None]
-    # Without a padding mask, transformers looks at the positions' values, which a model on meta does not have.
+    # Without a padding mask transformers looks at the positions, and on meta they have no values.
     padding = torch.ones_like(token_ids)
     run_decoder(model.get_decoder(), token_ids, positions, notes, attention_mask=padding)
     called = [call.layer for call in notes.calls]
     if called != list(range(num_layers)):
-        _refuse(model, f"has {num_layers} layers, but calls its attention in layers {called or 'none'}")
+        shown = ", ".join(map(str, called[:8])) + (" …" if len(called) > 8 else "") if called else "none"
+        _refuse(model, f"has {num_layers} layers, but calls its attention in layers {shown}")
     found = [_masked_shape(model, call) for call in notes.calls]
     shapes = tuple(dict.fromkeys(found))
     if len({(shape.num_kv_heads, shape.head_dim) for shape in shapes}) > 1:

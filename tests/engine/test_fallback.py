@@ -271,6 +271,15 @@ def test_only_plain_linear_layers_are_replaced_and_nothing_else_changes() -> Non
     assert net.embedding.weight.shape == (10, 16)
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux lists a process's mapped files")
+def test_a_loaded_model_keeps_no_file_mapped(tmp_path: Path) -> None:
+    """One tensor that lies in a mapped file keeps all of the file's pages."""
+    folder = save_fallback_model("OlmoeForCausalLM", tmp_path)
+    model = load(folder)
+    assert str(folder) not in Path("/proc/self/maps").read_text()
+    assert model.num_layers == 2
+
+
 def test_the_lists_name_classes_of_transformers() -> None:
     for architecture in (*KNOWN_TO_WORK, *KNOWN_TO_BE_REFUSED):
         assert hasattr(transformers, architecture)
