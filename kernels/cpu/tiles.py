@@ -11,8 +11,9 @@ query's window, so that a key's place in the sums depends on its position alone,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 from typing import Final, TypeVar
 
 import numpy as np
@@ -95,30 +96,39 @@ class _Tiles:
 def group_tiles(metadata: AttentionMetadata, shape: AttentionShape) -> list[Group]:
     """The groups of one step."""
     tables = metadata.block_tables.numpy()
-    return [_index(tiles, tables, metadata.block_size, shape) for tiles in _groups(metadata, shape)]
-
-
-def _groups(metadata: AttentionMetadata, shape: AttentionShape) -> Iterator[_Tiles]:
-    """Tiles of about the same number of queries and of keys, as many as fit the limits."""
     tiles = _tiles(metadata, shape)
     size_classes = np.frexp(tiles.num_queries - 1)[1]  # 0 for one query, else the next power of two
     order = np.lexsort((tiles.num_keys, size_classes))
-    tiles, size_classes = tiles.take(order), size_classes[order]
-    num_tiles = len(order)
-    start = 0
-    while start < num_tiles:
-        num_queries, num_keys = tiles.num_queries[start:], _round_up(tiles.num_keys[start:], KEY_STEP)
-        products = np.arange(1, num_tiles - start + 1) * shape.num_kv_heads
-        joins = (
-            (size_classes[start:] == size_classes[start])
-            & (num_keys <= max(2 * int(num_keys[0]), 4 * KEY_STEP))
-            & (products * num_keys * shape.head_dim <= MAX_GATHER)
-            & (products * num_queries * num_keys <= MAX_SCORES)
-        )
-        joins[0] = True
-        size = len(joins) if joins.all() else int(joins.argmin())
-        yield tiles.take(slice(start, start + size))
-        start += size
+    tiles = tiles.take(order)
+    bounds = _bounds(size_classes[order].tolist(), tiles, shape)
+    return [
+        _index(tiles.take(slice(start, end)), tables, metadata.block_size, shape)
+        for start, end in pairwise(bounds)
+    ]
+
+
+def _bounds(size_classes: list[int], tiles: _Tiles, shape: AttentionShape) -> list[int]:
+    """Where groups begin and end among sorted tiles: those of about the same number of queries and of keys,
+    as many as fit the limits. In plain ints: hundreds of decodes would cost vector operations per group."""
+    num_queries = tiles.num_queries.tolist()
+    num_keys = _round_up(tiles.num_keys, KEY_STEP).tolist()
+    max_gather, max_scores = MAX_GATHER // shape.head_dim, MAX_SCORES
+    bounds = [0]
+    start = most_keys = 0
+    for i, keys in enumerate(num_keys):
+        if i == start:
+            most_keys = max(2 * keys, 4 * KEY_STEP)
+            continue
+        products = (i - start + 1) * shape.num_kv_heads * keys
+        if (
+            size_classes[i] != size_classes[start]
+            or keys > most_keys
+            or products > max_gather
+            or products * num_queries[i] > max_scores
+        ):
+            bounds.append(i)
+            start, most_keys = i, max(2 * keys, 4 * KEY_STEP)
+    return [*bounds, len(num_keys)]
 
 
 def _tiles(metadata: AttentionMetadata, shape: AttentionShape) -> _Tiles:
@@ -153,20 +163,14 @@ def _index(tiles: _Tiles, tables: _Int32s, block_size: int, shape: AttentionShap
     num_queries = tiles.num_queries[:, None]
     most_queries = int(num_queries.max())
     num_keys = _round_up(int(tiles.num_keys.max()), KEY_STEP)
-    group_size = shape.num_heads // shape.num_kv_heads
-
-    # Row m is query m // group_size of the tile and head m % group_size of the KV head; what is past the end
-    # repeats the last of either, so that padding computes, and writes, the same values once more.
-    row = np.arange(_round_up(most_queries * group_size, ROW_STEP))
-    query = np.minimum(row // group_size, num_queries - 1)  # [n, M]
-    head = np.where(row < num_queries * group_size, row % group_size, group_size - 1)
-    head = np.arange(0, shape.num_heads, group_size)[:, None, None] + head  # [kv_heads, n, M]
-    query_rows = head + (tiles.starts[:, None] + query) * shape.num_heads
-
-    last_keys = tiles.num_keys[:, None] - num_queries + query
     if most_queries == 1:
-        last_keys = last_keys[:, :1]
-    last_keys = last_keys[:, :, None]
+        head = _heads_of_decodes(shape)  # [kv_heads, 1, M]
+        query_rows = head + (tiles.starts * shape.num_heads)[:, None]
+        last_keys = (tiles.num_keys - 1)[:, None, None]
+    else:
+        head, query = _rows(num_queries, most_queries, shape)
+        query_rows = head + (tiles.starts[:, None] + query) * shape.num_heads
+        last_keys = (tiles.num_keys[:, None] - num_queries + query)[:, :, None]
     width = -(-num_keys // block_size)
     windowed = shape.window > 0
     blocks = _windowed_blocks(tiles, tables, width, block_size) if windowed else tables[tiles.seqs, :width]
@@ -181,8 +185,28 @@ def _index(tiles: _Tiles, tables: _Int32s, block_size: int, shape: AttentionShap
     )
 
 
+def _rows(num_queries: Ints, most_queries: int, shape: AttentionShape) -> tuple[Ints, Ints]:
+    """Head [kv_heads, n, M] and query [n, M] of each row of n tiles.
+
+    Row m is query m // group_size of the tile and head m % group_size of the KV head; what is past the end
+    repeats the last of either, so that padding computes, and writes, the same values once more.
+    """
+    group_size = shape.num_heads // shape.num_kv_heads
+    row = np.arange(_round_up(most_queries * group_size, ROW_STEP))
+    query = np.minimum(row // group_size, num_queries - 1)
+    head = np.where(row < num_queries * group_size, row % group_size, group_size - 1)
+    return np.arange(0, shape.num_heads, group_size)[:, None, None] + head, query
+
+
+@lru_cache
+def _heads_of_decodes(shape: AttentionShape) -> Ints:
+    """`_rows` of tiles of one query: the same for all of them. [kv_heads, 1, M]."""
+    return _rows(np.ones((1, 1), dtype=np.int64), 1, shape)[0]
+
+
 def _slopes(head: Ints, last_keys: Ints, slopes: tuple[float, ...]) -> RowSlopes:
-    of_rows = np.array(slopes, dtype=np.float32)[head][..., None]
+    shape = (len(head), len(last_keys), head.shape[2])
+    of_rows = np.array(slopes, dtype=np.float32)[np.broadcast_to(head, shape)][..., None]
     return RowSlopes(torch.from_numpy(of_rows), torch.from_numpy(last_keys.astype(np.float32)))
 
 
