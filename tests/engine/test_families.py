@@ -16,7 +16,7 @@ PROMPTS = random_prompts(6, longest=90, seed=2)
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits_equal_transformers(family: str, tiny_model: Callable[[str], Path]) -> None:
-    """Greedy tokens forgive a factor on the logits; this doesn't."""
+    """Greedy tokens forgive a factor on the logits, and one formula of GELU for another; this doesn't."""
     folder = tiny_model(family)
     longest = max(PROMPTS, key=len)
     with torch.inference_mode():
@@ -24,7 +24,8 @@ def test_logits_equal_transformers(family: str, tiny_model: Callable[[str], Path
     for ops in ("cpu", "reference"):
         mine = all_logits(load(folder, ops=ops), longest)
         assert mine.dtype == torch.float32
-        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3, msg=f"{family}, {ops}: other logits")
+        off = float((mine - theirs).abs().max() / theirs.std())
+        assert off < 2e-4, f"{family}, {ops}: logits are off by {off} standard deviations"
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

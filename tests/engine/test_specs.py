@@ -225,6 +225,8 @@ def test_windows_are_those_of_each_layer() -> None:
         "mixtral": [sliding, sliding],
     }
     assert [layer.attention.window for layer in spec("qwen2", max_window_layers=0).layers] == [0, 0]
+    as_wide = spec("mistral", sliding_window=tiny_models.WINDOW)
+    assert [layer.attention.window for layer in as_wide.layers] == [0, 0]
 
 
 def test_layers_turn_by_themselves() -> None:

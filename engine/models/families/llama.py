@@ -166,8 +166,9 @@ def _attention(differences: Differences, config: Any) -> AttentionShape:
 
 
 def _window(differences: Differences, config: Any, layer: int) -> int:
+    """0 also for a window that no sequence outgrows."""
     window: int = getattr(config, "sliding_window", None) or 0
-    if differences.windows == "none":
+    if differences.windows == "none" or window >= config.max_position_embeddings:
         return 0
     if differences.windows == "all":
         return window
