@@ -6,16 +6,13 @@ import contextlib
 import copy
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any, Final
-
-import torch
+from typing import Any
 
 from engine.config import EngineConfig
 from engine.errors import EngineError, ModelError, WeightsError
 from engine.models.checkpoint import Checkpoint
 from engine.models.fallback_config import fallback_class
-
-DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from engine.models.load import DTYPES
 
 
 def load_whole(folder: Path, hf_config: Any, config: EngineConfig) -> Any:

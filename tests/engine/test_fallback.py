@@ -148,7 +148,7 @@ def test_a_config_that_asks_for_more_is_refused(settings: dict[str, Any], words:
 
 
 def test_sizes_are_known_before_loading(tmp_path: Path) -> None:
-    for architecture in ("CohereForCausalLM", "OPTForCausalLM", "OlmoeForCausalLM", "GPTBigCodeForCausalLM"):
+    for architecture in ("CohereForCausalLM", "OPTForCausalLM", "OlmoeForCausalLM", "CTRLLMHeadModel"):
         folder = save_fallback_model(architecture, tmp_path / architecture)
         sizes, model = fallback_sizes(read_config(folder)), load(folder)
         whole = AutoModelForCausalLM.from_pretrained(folder)
