@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,9 @@ def tiny_transformers_model(family: str) -> Any:
     """The model that `save_tiny_model` saves."""
     torch.manual_seed(len(family) + sum(family.encode()))
     config = type(FAMILIES[family])(**FAMILIES[family].to_dict())
-    model = hf.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with warnings.catch_warnings():  # at the import of gpt_bigcode in transformers 5.17
+        warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated", DeprecationWarning)
+        model = hf.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     scale = config.hidden_size**0.5 if "gemma" in family else getattr(config, "embedding_multiplier", 1.0)
     for name, parameter in model.named_parameters():
         if parameter.dim() == 1 and name.endswith("bias"):
