@@ -3,14 +3,14 @@
 Fills masks for a full batch of different JSON schemas over a byte-level vocabulary of Qwen3's width, made of
 the words in Python's own library, while random tokens that the masks allow are fed. Prints the milliseconds
 of a step's masks (start to wait, nothing else running), of feeding the tokens, and of clearing the logits
-where the op set has that, and the dearest mask of a single row. Writes them, with device, versions and
-commit, to benchmarks/results/.
+and the dearest mask of a single row. Then decodes full batches of a model of Qwen3-0.6B's shape (dummy
+weights, fp32) by turns with and without grammars, and prints what a step takes. Writes all of it, with
+device, versions and commit, to benchmarks/results/.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import re
 import statistics
@@ -28,10 +28,14 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from benchmarks.step_overhead import surroundings
+from engine.config import EngineConfig
 from engine.constraint import ConstraintViolated
+from engine.engine import Engine
 from engine.grammars import GrammarConstraint, Grammars
-from engine.masks import Masks, RowMasks
-from engine.request import Grammar
+from engine.masks import Masks
+from engine.request import Grammar, Request, RequestParams
+from kernels.cpu.mask import apply_bitmask
+from kernels.mask import TokenMasks
 
 RESULTS = Path(__file__).parent / "results"
 VOCAB_SIZE = 151_936
@@ -111,10 +115,10 @@ def measure(folder: Path, end: int, num_rows: int, steps: int) -> dict[str, Any]
         for i in range(num_rows)
     ]
     rows = [Row(constraint, end, seed) for seed, (_, constraint) in enumerate(compiled)]
-    apply = application(num_rows)
+    logits = torch.randn(num_rows, VOCAB_SIZE)
     times: dict[str, list[float]] = {"fill": [], "fill_cpu": [], "accept": [], "apply": [], "row": []}
     for step in range(steps):
-        one_step(rows, masks, apply, times)
+        one_step(rows, masks, logits, times)
         one = rows[step % num_rows].constraint
         times["row"].append(timed(lambda one=one: masks.start([one]).wait())[0])
     grammars.close()
@@ -129,35 +133,88 @@ def measure(folder: Path, end: int, num_rows: int, steps: int) -> dict[str, Any]
     }
 
 
-def one_step(
-    rows: list[Row], masks: Masks, apply: Callable[[RowMasks], None] | None, times: dict[str, list[float]]
-) -> None:
+def one_step(rows: list[Row], masks: Masks, logits: torch.Tensor, times: dict[str, list[float]]) -> None:
     """Masks for all rows, and one token each."""
     cpu = time.process_time()
     seconds, filled = timed(lambda: masks.start([row.constraint for row in rows]).wait())
     times["fill_cpu"].append(time.process_time() - cpu)  # the same however busy the machine is
     assert not filled.failures
     times["fill"].append(seconds)
-    if apply is not None:
-        times["apply"].append(timed(lambda: apply(filled))[0])
+    tensors = TokenMasks(torch.from_numpy(filled.index), torch.from_numpy(filled.bits))
+    times["apply"].append(timed(lambda: apply_bitmask(logits, tensors))[0])
     chosen = [row.choose(bits) for row, bits in zip(rows, filled.bits, strict=True)]
     seconds, _ = timed(lambda: [row.accept(token_id) for row, token_id in zip(rows, chosen, strict=True)])
     times["accept"].append(seconds)
 
 
-def application(num_rows: int) -> Callable[[RowMasks], None] | None:
-    """The op that clears the logits of what is not allowed, where there is one."""
-    if importlib.util.find_spec("kernels.mask") is None:
-        return None
-    mask = importlib.import_module("kernels.mask")
-    op = importlib.import_module("kernels.cpu.mask").apply_bitmask
-    logits = torch.randn(num_rows, VOCAB_SIZE)
+QWEN3_06B: dict[str, Any] = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "max_position_embeddings": 40960,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": True,
+}
 
-    def apply(filled: RowMasks) -> None:
-        masks = mask.TokenMasks(torch.from_numpy(filled.index), torch.from_numpy(filled.bits))
-        op(logits, masks)
 
-    return apply
+def measure_in_engine(folder: Path, end: int, num_rows: int, steps: int, turns: int) -> dict[str, Any]:
+    """Milliseconds of decode steps, with a different grammar in every row and with none, by turns."""
+    (folder / "config.json").write_text(json.dumps({**QWEN3_06B, "eos_token_id": end}))
+    engine = Engine(
+        EngineConfig(model=str(folder), load_format="dummy", max_num_seqs=num_rows, max_model_len=256)
+    )
+    times: dict[str, list[float]] = {"plain": [], "constrained": []}
+    for turn in range(turns):
+        for name, found in times.items():
+            requests = [
+                Request(
+                    request_id=f"{name} {turn} {row}",
+                    prompt_token_ids=[(97 * row + i) % 1000 for i in range(40)],
+                    params=RequestParams(
+                        max_tokens=200,
+                        seed=row,
+                        min_tokens=200 if name == "plain" else 0,
+                        grammar=None
+                        if name == "plain"
+                        else Grammar(kind="json_schema", text=json.dumps(LASTING | {"title": str(row)})),
+                    ),
+                )
+                for row in range(num_rows)
+            ]
+            engine.add(requests)
+            while engine.scheduler.num_waiting or engine.scheduler.num_running < num_rows:
+                engine.step()
+            engine.step()
+            found += [timed(engine.step)[0] for _ in range(steps)]
+            assert engine.scheduler.num_running == num_rows, "an output ended: the batch was not full"
+            engine.abort([request.request_id for request in requests])
+            while engine.has_work:
+                engine.step()
+    plain, constrained = (statistics.median(found) for found in times.values())
+    return {
+        "threads": torch.get_num_threads(),
+        **{f"{name}_ms": spread(found) for name, found in times.items()},
+        "added_percent": round((constrained / plain - 1) * 100, 1),
+    }
+
+
+LASTING: dict[str, Any] = {
+    "type": "array",
+    "minItems": 60,
+    "items": {
+        "type": "object",
+        "properties": {"name": {"type": "string"}, "size": {"type": "number", "minimum": -2.5}},
+        "required": ["name", "size"],
+        "additionalProperties": False,
+    },
+}
+"""Outputs that don't end while they are timed."""
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
@@ -178,11 +235,16 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--out", type=Path, default=RESULTS / "grammar_masks.json")
+    parser.add_argument("--engine-steps", type=int, default=10, help="decode steps per turn; 0: no engine")
     args = parser.parse_args()
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         end = save_tokenizer(Path(folder))
         figures = measure(Path(folder), end, args.rows, args.steps)
+        torch.set_num_threads(threads)
+        if args.engine_steps:
+            figures["engine"] = measure_in_engine(Path(folder), end, args.rows, args.engine_steps, turns=4)
     for name, value in figures.items():
         print(f"{name:>14} {value}")
     found = {**surroundings(), "llguidance": version("llguidance"), "figures": figures}

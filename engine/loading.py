@@ -67,8 +67,6 @@ def load(config: EngineConfig, on_phase: Callable[[str], None]) -> Loaded:
     if isinstance(described, DecoderSpec):
         model = load_decoder(folder, described, config, sizes.max_model_len, on_phase)
     else:
-        if config.load_format == "dummy":
-            raise ConfigError(f"load_format is 'dummy': {described.architecture} has no spec to make them by")
         model = load_fallback(folder, hf_config, config, load_op_set(config.ops), on_phase)
     return Loaded(
         folder=folder,
