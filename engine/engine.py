@@ -101,7 +101,7 @@ class Engine:
         if batch.rows:
             if overlapped:  # the tokens of the step before are known only now
                 masks = self._start_masks(batch)
-            pending = self.runner.sample(batch.sampled_rows, _as_tensors(masks))
+            pending = self.runner.sample(batch.sampled_rows, self._wait_for(masks, batch))
             self._in_flight = (batch, pending)
             if not overlapped:
                 self._retire()
@@ -118,6 +118,15 @@ class Engine:
     def _start_masks(self, batch: Batch) -> PendingMasks | None:
         constraints = [self.scheduler.constraint_of(row) for row in batch.sampled_rows]
         return self._masks.start(constraints) if any(constraints) else None
+
+    def _wait_for(self, masks: PendingMasks | None, batch: Batch) -> TokenMasks | None:
+        """Masks as the sampler takes them, once they are filled. Those that could not be end their request."""
+        if masks is None:
+            return None
+        filled = masks.wait()
+        for place, words in filled.failures.items():
+            self._outputs += self.scheduler.fail_row(batch.sampled_rows[place], words)
+        return TokenMasks(torch.from_numpy(filled.index), torch.from_numpy(filled.bits))
 
     def _take_arrived(self) -> None:
         """Hands requests whose grammars are compiled to the scheduler; those behind a slow one don't wait."""
@@ -159,11 +168,3 @@ class Engine:
             raise ModelError(f"{self.config.model} was loaded but cannot run: {error!r}") from error
         if outputs[-1].error is not None:  # a window of one token, or a token that nobody trained
             log.warning("the warm-up ended early: %s", outputs[-1].error)
-
-
-def _as_tensors(masks: PendingMasks | None) -> TokenMasks | None:
-    """Masks as the sampler takes them, once they are filled."""
-    if masks is None:
-        return None
-    filled = masks.wait()
-    return TokenMasks(torch.from_numpy(filled.index), torch.from_numpy(filled.bits))

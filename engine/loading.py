@@ -53,12 +53,17 @@ class ModelSizes(Protocol):
     def max_position_embeddings(self) -> int: ...
     @property
     def num_parameters(self) -> int: ...
+    @property
+    def window_reason(self) -> str:
+        """Why the window ends where it does, if the config promises more."""
+        ...
 
 
 def load(config: EngineConfig, on_phase: Callable[[str], None]) -> Loaded:
     """Finds and reads the configured model. Raises EngineError."""
     on_phase(f"finding {config.model}")
-    folder = resolve_folder(config.model, on_phase)
+    is_dummy = config.load_format == "dummy"
+    folder = resolve_folder(config.model, on_phase, with_weights=not is_dummy)
     hf_config = read_config(folder)
     described = describe(hf_config)
     torch.set_num_threads(num_threads(config, described.num_parameters))
@@ -73,7 +78,7 @@ def load(config: EngineConfig, on_phase: Callable[[str], None]) -> Loaded:
         model=model,
         sizes=sizes,
         eos_token_ids=eos_token_ids(folder, hf_config),
-        fingerprint=fingerprint(folder, config.precision, dummy=config.load_format == "dummy"),
+        fingerprint=fingerprint(folder, config.precision, dummy=is_dummy),
     )
 
 
@@ -128,6 +133,7 @@ def runner_sizes(config: EngineConfig, spec: ModelSizes) -> RunnerSizes:
     if window > spec.max_position_embeddings:
         raise ConfigError(
             f"max_model_len is {window}, but the model was made for {spec.max_position_embeddings} tokens"
+            + (f" ({spec.window_reason})" if spec.window_reason else "")
         )
     element_bytes = DTYPES[config.precision].itemsize
     block_bytes = 2 * spec.num_layers * config.block_size * spec.num_kv_heads * spec.head_dim * element_bytes

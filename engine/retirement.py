@@ -77,20 +77,20 @@ class Retirement:
         if seq.ended or seq.family.scorer is not seq or not seq.needs_whole_prompt:
             return
         if any(math.isnan(entry.logprob) for entry in logprobs):
-            outputs.append(self._fail(seq, NOT_FINITE))
+            outputs.append(self.fail(seq, NOT_FINITE))
         seq.prompt_logprobs += logprobs
 
     def _accept(self, seq: Sequence, token_id: int, logprobs: TokenLogprobs | None) -> Output:
         """One known token more."""
         if token_id == NOTHING_ALLOWED:
-            return self._fail(seq, "no token is allowed here", "invalid_job")
+            return self.fail(seq, "no token is allowed here", "invalid_job")
         if token_id < 0:
-            return self._fail(seq, NOT_FINITE)
+            return self.fail(seq, NOT_FINITE)
         seq.token_ids.append(token_id)
         try:
             finish_reason, stop_token_id = ending_of(seq)
         except ConstraintViolated as error:
-            return self._fail(seq, str(error))
+            return self.fail(seq, str(error))
         output = Output(
             request_id=seq.request.request_id,
             token_ids=[token_id],
@@ -114,7 +114,7 @@ class Retirement:
                 continue
             embedding = result.embeddings[row] if seq.request.kind == "embed" else []
             if not all(map(math.isfinite, embedding)):
-                outputs.append(self._fail(seq, NOT_FINITE))
+                outputs.append(self.fail(seq, NOT_FINITE))
                 continue
             outputs.append(
                 Output(
@@ -129,7 +129,7 @@ class Retirement:
             )
             self.end(seq)
 
-    def _fail(self, seq: Sequence, error: str, error_type: ErrorType = "engine_error") -> Output:
+    def fail(self, seq: Sequence, error: str, error_type: ErrorType = "engine_error") -> Output:
         """Ends all samples of a request, and no other request."""
         self.end_all(seq.family)
         return Output(

@@ -138,6 +138,12 @@ class Scheduler:
         self._running.free_ended()
         return True
 
+    def fail_row(self, row: int, words: str) -> list[Output]:
+        """Ends the request of a row in flight, in these words; nothing if it has ended already."""
+        seq = self._running.rows[row]
+        assert seq is not None, "nothing owns this row"
+        return [] if seq.ended else [self._retirement.fail(seq, words)]
+
     def constraint_of(self, row: int) -> Constraint | None:
         """What the next token of a row in flight must keep to; None if it may be anything, or has ended."""
         seq = self._running.rows[row]

@@ -34,6 +34,7 @@ class FallbackSizes(Struct, frozen=True, kw_only=True):
     max_position_embeddings: int
     """The window, tokens: where positions are stretched for longer texts, the one before stretching."""
     num_parameters: int
+    window_reason: str = ""
 
 
 def fallback_class(config: Any) -> Any:
