@@ -43,8 +43,9 @@ class RunningSample:
 
     @property
     def whole(self) -> bool:
-        """Whether the model ended it, rather than a limit or a stop string."""
-        return self.finish_reason == "stop" and not self.stopped_early
+        """Whether the model ended it, rather than a limit, a stop string or a stop token of the job's."""
+        cut = self._stop_token_id is not None and self._stop_token_id not in self._served.ready.eos_token_ids
+        return self.finish_reason == "stop" and not self.stopped_early and not cut
 
     @property
     def num_tokens(self) -> int:
@@ -132,7 +133,7 @@ class RunningSample:
     def _stop_reason(self) -> str | int | None:
         if self._text.stopped_by is not None:
             return self._text.stopped_by
-        # An end token is the usual end and no reason worth naming; vLLM reports it the same way.
-        is_end = self._stop_token_id in self._served.ready.eos_token_ids
-        named = self._stop_token_id in self._params.stop_token_ids
-        return None if is_end and not named else self._stop_token_id
+        # An end token is the usual end and no reason worth naming, even where the job lists it among its stop
+        # tokens; vLLM reports it the same way.
+        is_end = not self._params.ignore_eos and self._stop_token_id in self._served.ready.eos_token_ids
+        return None if is_end else self._stop_token_id
