@@ -16,8 +16,8 @@ from consumer.token_logprobs import TokenTexts
 from consumer.tokenizer import PromptTokenizer
 from engine.engine import Engine
 from engine.messages import Ready
-from penstock.keys import JobId
 from engine.request import Output
+from penstock.keys import JobId
 from penstock.messages import Completion, Done, Error, Failed, Job, decode_terminal, encode_job
 from penstock.sampling import SamplingParams
 from tests.engine.run import engine_of

@@ -21,7 +21,20 @@ QUESTIONS = (
 )
 
 # Some come often, some have beginnings that do and are held back for nothing, some need several tokens.
-STOPS = ("6", "e", "D", "a!", "ris", '", "', "re", "6 6", " t", "\N{REPLACEMENT CHARACTER}", "e?????", "66}}}")
+STOPS = (
+    "6",
+    "e",
+    "D",
+    "a!",
+    "ris",
+    '", "',
+    "re",
+    "6 6",
+    " t",
+    "\N{REPLACEMENT CHARACTER}",
+    "e?????",
+    "66}}}",
+)
 
 SCHEMA = {
     "type": "object",

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from penstock.messages import Done, Failed, Job, Tokens, decode_event
+from penstock.messages import Done, Failed, Tokens, decode_event
 from tests.consumer.in_process import Event, InProcess, RunOfJob, lease_of
 from tests.consumer.random_jobs import random_job
 

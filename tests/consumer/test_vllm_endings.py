@@ -153,7 +153,7 @@ def test_max_tokens_is_the_most(tiny: InProcess, whole: list[int]) -> None:
 
 def test_min_tokens_puts_off_the_end_token(tiny: InProcess) -> None:
     """min_tokens: "Minimum number of tokens to generate per output sequence before EOS or `stop_token_ids`
-    can be generated". """
+    can be generated"."""
     assert tiny.ask(SUM, min_tokens=2).token_ids == [ONE, NINE, END]
     for min_tokens in (3, 12):
         answer = tiny.ask(SUM, min_tokens=min_tokens)
@@ -217,7 +217,9 @@ def test_repetition_ends_the_output(tiny: InProcess) -> None:
 
 def test_every_sample_ends_by_itself(tiny: InProcess) -> None:
     """finish_reason and stop_reason are each `CompletionOutput`'s own."""
-    job = Job(prompt=JSON, sampling_params=SamplingParams(n=6, temperature=3.0, seed=4, stop=["6"], max_tokens=12))
+    job = Job(
+        prompt=JSON, sampling_params=SamplingParams(n=6, temperature=3.0, seed=4, stop=["6"], max_tokens=12)
+    )
     (done,) = tiny.answer(job)
     assert [output.index for output in done.outputs] == list(range(6))
     assert len({output.finish_reason for output in done.outputs}) > 1
