@@ -43,8 +43,9 @@ class RunningSample:
 
     @property
     def whole(self) -> bool:
-        """Whether the model ended it, rather than a limit or a stop string."""
-        return self.finish_reason == "stop" and not self.stopped_early
+        """Whether the model ended it, rather than a limit, a stop string or a stop token of the job's."""
+        cut = self._stop_token_id is not None and self._stop_token_id not in self._served.ready.eos_token_ids
+        return self.finish_reason == "stop" and not self.stopped_early and not cut
 
     @property
     def num_tokens(self) -> int:
@@ -58,13 +59,9 @@ class RunningSample:
 
     def replay(self, published: PublishedSample) -> None:
         """Take over tokens that an earlier run published: their text is out already."""
-        ends = set(self._params.stop_token_ids)
-        if not self._params.ignore_eos:
-            ends.update(self._served.ready.eos_token_ids)
-        # Where the last one is an end token, the engine will say at once that the sample has ended.
-        ended = bool(published.token_ids) and published.token_ids[-1] in ends
         self._logprobs += published.logprobs
-        self._push(published.token_ids, ended=ended)
+        # Where the last one is an end token, the engine will say at once that the sample has ended.
+        self._push(published.token_ids, ended=self._ended_by_token(published.token_ids))
         # All of it, although the tail alone might look like the beginning of a stop string: the run that
         # published it had seen what follows.
         self._text.take_all()
@@ -129,10 +126,21 @@ class RunningSample:
                 del self._logprobs[self.num_tokens :]
                 return
 
+    def _ended_by_token(self, token_ids: Sequence[int]) -> bool:
+        """Whether the last of a sample's tokens is one that ends it, as the engine sees it."""
+        if not token_ids:
+            return False
+        params, last = self._params, token_ids[-1]
+        if last in params.stop_token_ids and len(token_ids) >= params.min_tokens:
+            return True
+        ends = not params.ignore_eos or params.structured_outputs is not None
+        return ends and last in self._served.ready.eos_token_ids
+
     def _stop_reason(self) -> str | int | None:
         if self._text.stopped_by is not None:
             return self._text.stopped_by
-        # An end token is the usual end and no reason worth naming; vLLM reports it the same way.
+        # An end token is the usual end and no reason worth naming, unless it ends the output only because the
+        # job lists it among its stop tokens; vLLM reports it the same way.
         is_end = self._stop_token_id in self._served.ready.eos_token_ids
-        named = self._stop_token_id in self._params.stop_token_ids
+        named = self._params.ignore_eos and self._stop_token_id in self._params.stop_token_ids
         return None if is_end and not named else self._stop_token_id

@@ -17,7 +17,8 @@ def ending_of(seq: Sequence) -> Ending:
     sequence by itself. Raises ConstraintViolated.
 
     Before `min_tokens` no end token, stop token or repetition ends anything, as vLLM has it; a constraint
-    that is complete does, for nothing is left that could follow.
+    that is complete does, for nothing is left that could follow. So does an end token that it has let
+    through, whatever `min_tokens` and `ignore_eos` say.
     """
     params = seq.request.params
     last = seq.token_ids[-1]
@@ -25,7 +26,7 @@ def ending_of(seq: Sequence) -> Ending:
     if is_long_enough and last in seq.end_ids:
         return "stop", last
     if seq.constraint is not None and seq.constraint.accept(last):
-        return "stop", None
+        return "stop", last if last in seq.eos_token_ids else None
     if len(seq.token_ids) >= seq.max_num_tokens:
         return "length", None
     if (

@@ -28,6 +28,7 @@ class Sequence:
         "decodes_until",
         "end_ids",
         "ended",
+        "eos_token_ids",
         "family",
         "first_hash",
         "index",
@@ -70,6 +71,8 @@ class Sequence:
         self.end_ids = frozenset(params.stop_token_ids) | (
             frozenset() if params.ignore_eos else eos_token_ids
         )
+        self.eos_token_ids = eos_token_ids
+        """The model's own, whether they end it or not."""
         self.constraint: Constraint | None = None
         self.num_computed_tokens = 0
         """Tokens whose keys and values are in the cache, or will be when the steps in flight are done."""
