@@ -18,7 +18,7 @@ from penstock.messages import Done, Failed, Tokens, decode_event
 from tests.consumer.in_process import Event, InProcess, RunOfJob, lease_of
 from tests.consumer.random_jobs import random_job
 
-NUM_JOBS = 60
+NUM_JOBS = 90
 NUM_CUTS = 3
 JOBS = [random_job(number) for number in range(NUM_JOBS)]
 
@@ -37,9 +37,9 @@ KINDS_OF_END = (
 SETTINGS: dict[str, dict[str, Any]] = {
     "same engine": {},
     "small and overlapped": {
-        "num_blocks": 90,
-        "block_size": 4,
-        "max_model_len": 128,
+        "num_blocks": 50,
+        "block_size": 2,
+        "max_model_len": 96,
         "max_num_seqs": 24,
         "max_num_batched_tokens": 40,
         "overlap": 1,
@@ -145,6 +145,8 @@ def test_goes_on_after_any_of_its_events(name: str, process: InProcess, whole: l
     other.drive([run for run, _, _ in runs], rng)
     for run, expected, what in runs:
         check_same(run, expected, what)
+    if "small" in name:
+        assert other.engine.scheduler.num_preemptions > 3
 
 
 def test_goes_on_after_crash_upon_crash(process: InProcess, whole: list[RunOfJob]) -> None:
