@@ -1,7 +1,7 @@
 """What a decode step costs around the model: `python -m benchmarks.step_overhead` (or `make bench-step`).
 
 Runs an engine on random weights, decodes a full batch, and prints the median time of each part of a step:
-schedule, input preparation, forward, sample, update. Overhead is all of it but forward. Writes the figures,
+schedule, input preparation, the attention's plan, forward, sample, update. Overhead is all of it but forward. Writes the figures,
 with device, versions and commit, to benchmarks/results/.
 """
 
@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+import engine.runner as engine_runner
 from engine.batch import Batch
 from engine.config import EngineConfig
 from engine.engine import Engine
@@ -30,7 +31,7 @@ from engine.request import Request, RequestParams
 
 RESULTS = Path(__file__).parent / "results"
 MAX_CONTEXT = 8192
-PARTS = ("schedule", "prepare", "forward", "sample", "update")
+PARTS = ("schedule", "prepare", "plan", "forward", "sample", "update")
 
 SHAPES: dict[str, dict[str, Any]] = {
     "small": {
@@ -55,6 +56,7 @@ SAMPLING: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0.0},
     "temperature": {"temperature": 0.8},
     "filters": {"temperature": 0.8, "top_p": 0.95, "top_k": 50, "min_p": 0.02},
+    "penalties": {"temperature": 0.8, "frequency_penalty": 0.5, "repetition_penalty": 1.1, "logprobs": 5},
 }
 
 
@@ -80,7 +82,10 @@ class StepTimer:
         self.engine = engine
         self.times: dict[str, list[float]] = {part: [] for part in PARTS}
         self._prepare = engine.runner.prepare
-        engine.runner.prepare = self._timed_prepare  # forward calls it: its time is taken out of forward's
+        # forward calls prepare, and prepare plan_attention: their times are taken out of their callers'
+        engine.runner.prepare = self._timed_prepare
+        self._plan = engine_runner.plan_attention
+        engine_runner.plan_attention = self._timed_plan
 
     def step(self) -> None:
         """One step by its verbs, as Engine.step runs it."""
@@ -88,8 +93,16 @@ class StepTimer:
         batch = self._timed("schedule", scheduler.schedule)
         self._timed("forward", lambda: runner.forward(batch))
         self.times["forward"][-1] -= self.times["prepare"][-1]
+        self.times["prepare"][-1] -= self.times["plan"][-1]
         token_ids = self._timed("sample", lambda: runner.sample(batch.sampled_rows).wait())
         self._timed("update", lambda: scheduler.update(batch, token_ids))
+
+    def close(self) -> None:
+        """Times no longer."""
+        engine_runner.plan_attention = self._plan
+
+    def _timed_plan(self, *args: Any) -> Any:
+        return self._timed("plan", lambda: self._plan(*args))
 
     def _timed_prepare(self, batch: Batch) -> Any:
         return self._timed("prepare", lambda: self._prepare(batch))
@@ -130,6 +143,7 @@ def measure(
     timer.times.update({part: [] for part in PARTS})
     for _ in range(steps):
         timer.step()
+    timer.close()
     medians = {part: statistics.median(times) * 1e3 for part, times in timer.times.items()}
     return {
         "num_seqs": num_seqs,
@@ -188,7 +202,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step_overhead", description=__doc__)
     parser.add_argument("--shape", choices=SHAPES, default="small")
-    parser.add_argument("--num-seqs", type=int, nargs="+", default=[32, 64])
+    parser.add_argument("--num-seqs", type=int, nargs="+", default=[32, 64, 256])
     parser.add_argument("--context", type=int, nargs="+", default=[64, 1024], help="prompt tokens")
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--threads", type=int, default=0, help="0: as the engine chooses")

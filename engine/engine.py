@@ -120,7 +120,7 @@ class Engine:
         return self._masks.start(constraints) if any(constraints) else None
 
     def _wait_for(self, masks: PendingMasks | None, batch: Batch) -> TokenMasks | None:
-        """Masks as the sampler takes them, once they are filled. Those that could not be end their request."""
+        """Masks as the sampler takes them, once they are filled; one that could not be ends its request."""
         if masks is None:
             return None
         filled = masks.wait()
