@@ -1,8 +1,8 @@
 """What a decode step costs around the model: `python -m benchmarks.step_overhead` (or `make bench-step`).
 
 Runs an engine on random weights, decodes a full batch, and prints the median time of each part of a step:
-schedule, input preparation, the attention's plan, forward, sample, update. Overhead is all of it but forward. Writes the figures,
-with device, versions and commit, to benchmarks/results/.
+schedule, input preparation, the attention's plan, forward, sample, update. Overhead is all of it but forward.
+Writes the figures, with device, versions and commit, to benchmarks/results/.
 """
 
 from __future__ import annotations
