@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN_PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
-.PHONY: demo test lint soak bench-step clean
+.PHONY: demo test lint soak bench-step bench-grammars clean
 
 demo: $(VENV)/.installed
 	$(BIN)/penstock demo
@@ -23,6 +23,9 @@ soak: $(VENV)/.installed-dev
 
 bench-step: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.step_overhead
+
+bench-grammars: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.grammar_masks
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
