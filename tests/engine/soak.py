@@ -29,8 +29,9 @@ SETTINGS: dict[str, Any] = {
 }
 """Few sequences and tokens a step: the libraries below keep one kernel for each shape that they have seen, up
 to a thousand, and would still be filling that cache half-way."""
-MAX_GROWTH_BYTES = 6 * 1024**2
-"""From the second tenth on: allocators keep some slack; a leak of 1 KB a request would be more."""
+MAX_GROWTH_BYTES = 4 * 1024**2
+"""From the second tenth on, and MAX_GROWTH_PER_REQUEST beside it: allocators take memory in steps."""
+MAX_GROWTH_PER_REQUEST = 80
 MAX_GROWTH_OBJECTS = 2000
 
 
@@ -81,6 +82,13 @@ def growth(readings: list[Reading]) -> tuple[int, int]:
     return end.rss_bytes - start.rss_bytes, end.num_objects - start.num_objects
 
 
+def has_grown(readings: list[Reading]) -> bool:
+    """Whether that is more than allocators explain."""
+    bytes_more, objects_more = growth(readings)
+    allowed = MAX_GROWTH_BYTES + MAX_GROWTH_PER_REQUEST * readings[-1].num_requests
+    return bytes_more > allowed or objects_more > MAX_GROWTH_OBJECTS
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=100_000)
@@ -94,7 +102,7 @@ def main() -> int:
         )
     bytes_more, objects_more = growth(readings)
     print(f"growth: {bytes_more / 2**20:.1f} MiB, {objects_more} objects")
-    return int(bytes_more > MAX_GROWTH_BYTES or objects_more > MAX_GROWTH_OBJECTS)
+    return int(has_grown(readings))
 
 
 if __name__ == "__main__":
