@@ -139,6 +139,8 @@ class RunningSample:
     def _stop_reason(self) -> str | int | None:
         if self._text.stopped_by is not None:
             return self._text.stopped_by
+        if self.finish_reason == "repetition":
+            return "repetition_detected"  # vLLM's word
         # An end token is the usual end and no reason worth naming, unless it ends the output only because the
         # job lists it among its stop tokens; vLLM reports it the same way.
         is_end = self._stop_token_id in self._served.ready.eos_token_ids

@@ -207,6 +207,7 @@ def test_repetition_ends_the_output(tiny: InProcess) -> None:
         detection = RepetitionDetection(max_pattern_size=1, min_count=count)
         answer = tiny.ask(SUM, ignore_eos=True, max_tokens=12, repetition_detection=detection)
         assert (answer.token_ids, answer.finish_reason) == ([ONE, NINE, *[END] * count], "repetition")
+        assert answer.stop_reason == "repetition_detected"
     pairs = RepetitionDetection(min_pattern_size=2, max_pattern_size=3, min_count=2)
     answer = tiny.ask(SUM, ignore_eos=True, max_tokens=12, repetition_detection=pairs)
     assert (answer.token_ids, answer.finish_reason) == ([ONE, NINE, *[END] * 4], "repetition")
