@@ -72,5 +72,7 @@ class StepResult(Struct, frozen=True, kw_only=True):
     """By row: of the sampled token."""
     prompt_logprobs: dict[int, list[TokenLogprobs]] = {}
     """By row: of the prompt's tokens that this step's logits predict, in order."""
+    broken_rows: list[int] = []
+    """Of those not sampled: rows whose hidden states are not finite. Sampled ones have NO_TOKEN."""
     embeddings: dict[int, list[float]] = {}
     """By row: the pooled vector, in the step that computes the prompt's last token."""

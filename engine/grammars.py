@@ -16,7 +16,7 @@ import json
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -80,7 +80,9 @@ class GrammarConstraint:
 
     def accept(self, token_id: int) -> bool:
         """See `Constraint.accept`. Must not be called while a mask of this constraint is being filled."""
-        if not self.matcher.consume_token(token_id):
+        with _as_violation():
+            consumed = self.matcher.consume_token(token_id)
+        if not consumed:
             raise ConstraintViolated(
                 f"token {token_id} does not fit the grammar{_words(self.matcher, before=': ')}"
             )
@@ -92,7 +94,8 @@ class GrammarConstraint:
 
     def fork(self) -> GrammarConstraint:
         """Another one in the same state: 5 to 50 µs."""
-        return GrammarConstraint(self.matcher.deep_copy())
+        with _as_violation():
+            return GrammarConstraint(self.matcher.deep_copy())
 
     def failure(self) -> str | None:
         """Why nothing can follow although the output is incomplete; None while something can."""
@@ -199,6 +202,17 @@ def _refuse_rounded_integers(schema_text: str) -> None:
         json.loads(schema_text, parse_int=read)
 
 
+@contextlib.contextmanager
+def _as_violation() -> Generator[None]:
+    """The library's own failures, panics included, end one request and not the engine."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic is no Exception
+        raise ConstraintViolated(f"the grammar failed: {error!r}") from error
+
+
 def _words(matcher: LLMatcher, before: str = "") -> str:
     """The compiler's, cut to a length that a person reads: it may quote the whole grammar."""
     words = matcher.get_error().removesuffix("<non-verbose/>\n").removesuffix("<non-verbose/>").strip()
@@ -215,7 +229,10 @@ def _copy_into(copy: Future[GrammarConstraint], compiled: Future[GrammarConstrai
         return
     error = compiled.exception()
     if error is None:
-        copy.set_result(compiled.result().fork())
+        try:
+            copy.set_result(compiled.result().fork())
+        except ConstraintViolated as failed:
+            copy.set_exception(InvalidGrammar(str(failed)))
     elif isinstance(error, InvalidGrammar):
         copy.set_exception(error)
     else:  # a panic in the compiler, say: it is this grammar that brought it about

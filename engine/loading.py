@@ -26,6 +26,7 @@ from kernels.opset import load_op_set
 
 log = logging.getLogger(__name__)
 
+MAX_THREADS = 1024
 PARAMETERS_PER_THREAD = 16_000_000
 
 
@@ -117,6 +118,8 @@ def check_ranges(config: EngineConfig) -> None:
             raise ConfigError(
                 f"{name} is {getattr(config, name)}: 0 (derived at load) or at least 1 is needed"
             )
+    if config.num_threads > MAX_THREADS:
+        raise ConfigError(f"num_threads is {config.num_threads}: at most {MAX_THREADS} are started")
     if config.max_num_batched_tokens < config.max_num_seqs:
         raise ConfigError(
             f"max_num_batched_tokens is {config.max_num_batched_tokens}: at least max_num_seqs "

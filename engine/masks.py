@@ -86,14 +86,27 @@ class Masks:
         bits.fill(0)
         grammars = [constraint for constraint in constraints if isinstance(constraint, GrammarConstraint)]
         assert len(grammars) == len(places), "only grammars have masks"
-        self._compute([grammar.matcher for grammar in grammars], bits)
         failures: dict[int, str] = {}
+        if self._error_of([grammar.matcher for grammar in grammars], bits) is not None:
+            for row, grammar in enumerate(grammars):  # one at a time: whose is it?
+                error = self._error_of([grammar.matcher], bits[row : row + 1])
+                if error is not None:
+                    bits[row] = 0
+                    failures[places[row]] = f"the grammar failed: {error!r}"
         for row, grammar in enumerate(grammars):
-            failure = self._check(grammar, bits[row])
+            failure = None if places[row] in failures else self._check(grammar, bits[row])
             if failure is not None:
                 bits[row] = 0
                 failures[places[row]] = failure
         return RowMasks(np.array(places, np.int64), bits, failures)
+
+    def _error_of(self, matchers: list[LLMatcher], bits: NDArray[np.int32]) -> BaseException | None:
+        """Fills the rows. What the library raises, panics included, must not end anybody else's request."""
+        try:
+            self._compute(matchers, bits)
+        except BaseException as error:  # in a thread of our own: nothing else is delivered here
+            return error
+        return None
 
     def _compute(self, matchers: list[LLMatcher], bits: NDArray[np.int32]) -> None:
         """Lets go of the interpreter's lock. A row's own failure is kept in its matcher."""

@@ -13,6 +13,10 @@ GrammarKind = Literal["json_schema", "regex", "lark"]
 Pooling = Literal["last", "mean"]
 ErrorType = Literal["invalid_job", "engine_error"]
 
+MAX_TEMPERATURE = 100.0
+REPETITION_PENALTY = (0.01, 100.0)
+"""Least and most: it divides logits, and what it divides must stay finite."""
+
 
 class Grammar(Struct, frozen=True, kw_only=True):
     """What a request's output must match, as text for the grammar compiler."""
@@ -150,8 +154,8 @@ def refusal(request: Request, max_model_len: int, vocab_size: int) -> str | None
 
 
 def _params_refusal(params: RequestParams) -> str | None:
-    if not (math.isfinite(params.temperature) and params.temperature >= 0):
-        return f"temperature is {params.temperature}: it must be 0 or more"
+    if not 0 <= params.temperature <= MAX_TEMPERATURE:
+        return f"temperature is {params.temperature}: it must be from 0 to {MAX_TEMPERATURE}"
     if not 0 < params.top_p <= 1:
         return f"top_p is {params.top_p}: it must be above 0 and at most 1"
     if not 0 <= params.min_p <= 1:
@@ -163,8 +167,12 @@ def _params_refusal(params: RequestParams) -> str | None:
     for name in ("presence_penalty", "frequency_penalty"):
         if not -2 <= getattr(params, name) <= 2:
             return f"{name} is {getattr(params, name)}: it must be from -2 to 2"
-    if not (math.isfinite(params.repetition_penalty) and params.repetition_penalty > 0):
-        return f"repetition_penalty is {params.repetition_penalty}: it must be above 0"
+    low, high = REPETITION_PENALTY
+    if not low <= params.repetition_penalty <= high:
+        return f"repetition_penalty is {params.repetition_penalty}: it must be from {low} to {high}"
+    for name in ("logprobs", "prompt_logprobs"):
+        if (getattr(params, name) or 0) < 0:
+            return f"{name} is {getattr(params, name)}: it must be 0 or more"
     if not all(math.isfinite(bias) for bias in params.logit_bias.values()):
         return "a logit_bias is not finite"
     if not 0 <= params.min_tokens <= params.max_tokens:

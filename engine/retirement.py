@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from engine.batch import NOTHING_ALLOWED, Batch, StepResult
+from engine.batch import NO_TOKEN, NOTHING_ALLOWED, Batch, StepResult
 from engine.constraint import ConstraintViolated
 from engine.endings import ending_of
 from engine.request import ErrorType, Output, TokenLogprobs
@@ -26,14 +26,25 @@ class Retirement:
         """Takes the results of the step that was scheduled longest ago."""
         assert len(result.token_ids) == len(batch.sampled_rows)
         rows = self._running.rows
+        broken = set(result.broken_rows)
+        broken.update(
+            row
+            for row, token_id in zip(batch.sampled_rows, result.token_ids, strict=True)
+            if token_id == NO_TOKEN
+        )
         for row, count in zip(batch.rows, batch.num_scheduled_tokens, strict=True):
             seq = rows[row]
             assert seq is not None, "a step ran a row that nothing owns"
             seq.num_in_flight -= 1
             seq.num_retired_tokens += count
-            if seq.num_retired_tokens >= seq.keeps_at:
+            if seq.num_retired_tokens >= seq.keeps_at and row not in broken:  # others must not find those
                 self._running.keep_blocks(seq)
         outputs: list[Output] = []
+        for row in result.broken_rows:
+            seq = rows[row]
+            assert seq is not None
+            if not seq.ended:
+                outputs.append(self.fail(seq, NOT_FINITE))
         for row, logprobs in result.prompt_logprobs.items():
             self._gather(row, logprobs, outputs)
         for row, token_id in zip(batch.sampled_rows, result.token_ids, strict=True):

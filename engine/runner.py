@@ -60,7 +60,9 @@ class Pending:
         sampled: Sampled | None,
         prompt_logprobs: dict[int, list[TokenLogprobs]],
         embeddings: dict[int, list[float]],
+        broken_rows: list[int],
     ) -> None:
+        self._broken_rows = broken_rows
         self._sampled = sampled
         self._prompt_logprobs = prompt_logprobs
         self._embeddings = embeddings
@@ -72,6 +74,7 @@ class Pending:
             logprobs=self._sampled.logprobs if self._sampled else {},
             prompt_logprobs=self._prompt_logprobs,
             embeddings=self._embeddings,
+            broken_rows=self._broken_rows,
         )
 
 
@@ -91,6 +94,7 @@ class Runner:
         self._logits: Tensor | None = None
         self._prompt_logprobs: dict[int, list[TokenLogprobs]] = {}
         self._embeddings: dict[int, list[float]] = {}
+        self._broken: list[int] = []
 
     @torch.inference_mode()
     def forward(self, batch: Batch) -> None:
@@ -98,7 +102,9 @@ class Runner:
         inputs = self.prepare(batch)
         hidden = self.model.forward(inputs.token_ids, inputs.positions, self.cache, inputs.plans)
         self._logits = self.model.logits(hidden[inputs.logit_rows]) if batch.sampled_rows else None
-        self._prompt_logprobs, self._embeddings = {}, {}
+        self._prompt_logprobs, self._embeddings, self._broken = {}, {}, []
+        if len(batch.sampled_rows) < len(batch.rows):
+            self._broken = _broken_rows(batch, inputs, hidden)
         if self._scored or self._pooler:
             self._look_at_prompts(batch, inputs, hidden)
 
@@ -113,7 +119,7 @@ class Runner:
             self._logits = None
             # Negative ones say that there is no token: never read, but the buffer stays in range.
             self.rows.append_tokens(index, np.maximum(sampled.token_ids.numpy(), 0))
-        return Pending(sampled, self._prompt_logprobs, self._embeddings)
+        return Pending(sampled, self._prompt_logprobs, self._embeddings, self._broken)
 
     def prepare(self, batch: Batch) -> StepInputs:
         """Applies the batch's changes and gathers what its tokens need."""
@@ -199,6 +205,14 @@ class Runner:
             logits = self.model.logits(hidden[start : start + step])
             found += prompt_logprobs(self.model.ops, logits, targets[start : start + step], num_top)
         return found
+
+
+def _broken_rows(batch: Batch, inputs: StepInputs, hidden: Tensor) -> list[int]:
+    """Rows without a sample whose last hidden state is not finite: whatever is not, spreads to it."""
+    sampled = set(batch.sampled_rows)
+    places = [i for i, row in enumerate(batch.rows) if row not in sampled]
+    finite = hidden[torch.from_numpy(inputs.bounds[1:][places] - 1)].isfinite().all(1)
+    return [batch.rows[i] for i, is_finite in zip(places, finite.tolist(), strict=True) if not is_finite]
 
 
 def _new_storage(model: Model, sizes: RunnerSizes) -> Tensor:

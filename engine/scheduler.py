@@ -98,8 +98,8 @@ class Scheduler:
         outputs: list[Output] = []
         for sample in sorted(request.samples, key=lambda sample: sample.index):
             seq = Sequence(family, sample, self._eos, self.limits.max_model_len)
-            seq.constraint = constraint.fork() if constraint is not None else None
             try:
+                seq.constraint = constraint.fork() if constraint is not None else None
                 finish_reason, stop_token_id = ending_of_resumed(seq)
             except ConstraintViolated as error:
                 return [Output(request_id=request_id, token_ids=[], sample=sample.index, error=str(error))]

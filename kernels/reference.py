@@ -195,7 +195,7 @@ def sample(logits: Tensor, uniforms: Tensor, params: SamplingTensors) -> Tensor:
 
 
 def _sample_row(logits: Tensor, i: int, uniforms: Tensor, params: SamplingTensors) -> Tensor:
-    logits = logits / params.temperature[i]
+    logits = (logits - logits.max()) / params.temperature[i]
     weights = torch.exp(logits - logits.max()).double()
     kept = logits >= logits.max() + torch.log(params.min_p[i])
     top_k = int(params.top_k[i])

@@ -97,7 +97,7 @@ class SamplingParams(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Subtracted from the logit of every token that the output has."""
     frequency_penalty: Annotated[float, Meta(ge=-2.0, le=2.0)] = 0.0
     """Subtracted as many times as the output has the token."""
-    repetition_penalty: Annotated[float, Meta(gt=0.0, le=100.0)] | None = None
+    repetition_penalty: Annotated[float, Meta(ge=0.01, le=100.0)] | None = None
     """Divides the positive logits of tokens that prompt or output have, multiplies the negative ones; the
     neutral value is 1."""
     logit_bias: Annotated[dict[TokenId, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=1024)] = {}

@@ -174,7 +174,7 @@ def fingerprint(folder: Path, precision: str, *, dummy: bool = False) -> str:
     name, size and header (names, types, shapes, offsets), and 1 KiB from the middle of every tensor. Dummy
     weights follow from the config.
     """
-    digest = hashlib.sha256(f"penstock 1 {precision}\n".encode())
+    digest = hashlib.sha256(f"penstock 2 {precision}\n".encode())
     digest.update((folder / "config.json").read_bytes())
     if dummy:
         return hashlib.sha256(b"dummy" + digest.digest()).hexdigest()[:16]

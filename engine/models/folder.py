@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any, Final
 
 from engine.errors import ModelError, ModelNotFound, UnsupportedModel, WeightsError
 from engine.models.families import FAMILIES
+
+log = logging.getLogger(__name__)
 
 ALLOW_PATTERNS: Final = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 """What is fetched from the hub: configs, weights, tokenizer and chat template. Never pickles or code."""
@@ -107,25 +110,29 @@ def read_config(folder: Path) -> Any:
 
 
 def eos_token_ids(folder: Path, config: Any) -> list[int]:
-    """The model's end tokens: those of config.json and generation_config.json, each an id or a list, and the
-    tokenizer's.
+    """The model's end tokens, as far as its vocabulary has them: those of config.json and
+    generation_config.json, each an id or a list, and the tokenizer's. Raises ModelError.
 
     The last is what ends an answer of many a chat model that was tuned from a base model and kept its
     configs (ChatML's `<|im_end|>`); vLLM counts all three as well.
     """
-    named: list[Any] = [config.eos_token_id]
+    sources: list[tuple[str, Any]] = [("config.json", config.eos_token_id)]
     path = folder / "generation_config.json"
     if path.is_file():
-        named.append(_read_json(path).get("eos_token_id"))
-    of_tokenizer = _tokenizer_eos(folder)
-    if of_tokenizer is not None and of_tokenizer < getattr(config, "vocab_size", math.inf):
-        named.append(of_tokenizer)  # beyond the vocabulary, the model cannot generate it
+        sources.append((path.name, _read_json(path).get("eos_token_id")))
+    sources.append(("tokenizer_config.json", _tokenizer_eos(folder)))
     ids: set[int] = set()
-    for value in named:
-        if isinstance(value, int):
-            ids.add(value)
-        elif isinstance(value, list):
-            ids.update(value)
+    for name, value in sources:
+        listed: list[Any] = value if isinstance(value, list) else [] if value is None else [value]
+        for token_id in listed:
+            if not isinstance(token_id, int) or isinstance(token_id, bool):
+                raise ModelError(
+                    f"{folder / name}: eos_token_id is {value!r}; it must be an id or a list of ids"
+                )
+            if 0 <= token_id < getattr(config, "vocab_size", math.inf):
+                ids.add(token_id)
+            else:  # the model cannot generate it
+                log.warning("%s names the end token %d, which the vocabulary does not have", name, token_id)
     return sorted(ids)
 
 

@@ -255,6 +255,40 @@ def test_a_prompt_that_overflows_the_model_ends_alone_and_leaves_no_nan(
         assert tokens_of(outputs["good"]) == alone
 
 
+def test_nobody_finds_the_blocks_of_a_prompt_that_overflowed(tiny_model: Callable[[str], Path]) -> None:
+    engine = engine_of(tiny_model("llama"), block_size=4, max_num_batched_tokens=64)
+    begin = [1 + i % 50 for i in range(32)]
+    alone = one(engine_of(tiny_model("llama")), [*begin, 7], greedy(4)).token_ids
+    with torch.inference_mode():
+        engine.runner.model._embedding[0] = torch.nan
+    for poisoned in ([*begin, 0], [*begin, *[0] * 70, 5]):  # at once, and in chunks without a sample
+        assert "not finite" in (one(engine, poisoned, greedy(4)).error or "")
+        assert one(engine, [*begin, 7], greedy(4)).token_ids == alone
+    scored = Request(
+        request_id="s",
+        prompt_token_ids=[0],
+        params=RequestParams(max_tokens=0, seed=0, prompt_logprobs=0),
+        kind="score",
+    )
+    assert "not finite" in (run(engine, [scored])["s"][-1].error or "")
+
+
+def test_the_least_penalty_and_temperature_overflow_nothing(tiny_model: Callable[[str], Path]) -> None:
+    engine = engine_of(tiny_model("llama"))
+    for top_p in (1.0, 0.9):
+        params = RequestParams(
+            max_tokens=5,
+            seed=1,
+            temperature=0.0001,
+            repetition_penalty=0.01,
+            top_p=top_p,
+            logit_bias={3: 1e30},
+        )
+        assert one(engine, [1, 2], params).token_ids == [3] * 5
+    tiny = RequestParams(max_tokens=5, seed=1, repetition_penalty=1e-37)
+    assert "from 0.01 to 100" in (one(engine, [1, 2], tiny).error or "")
+
+
 def test_window_shrinks_to_what_the_cache_holds(tiny_model: Callable[[str], Path]) -> None:
     engine = engine_of(tiny_model("llama"), num_blocks=3, block_size=8)
     assert engine.sizes.max_model_len == 24

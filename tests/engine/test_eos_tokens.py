@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from engine.errors import ModelError
 from engine.models.folder import eos_token_ids
 
 
@@ -63,3 +64,14 @@ def test_what_the_model_cannot_generate_does_not_count(tmp_path: Path) -> None:
     write(tmp_path, tokenizer_config={"eos_token": "<|im_end|>", "added_tokens_decoder": added})
     assert eos_token_ids(tmp_path, SimpleNamespace(eos_token_id=2, vocab_size=7)) == [2]
     assert eos_token_ids(tmp_path, SimpleNamespace(eos_token_id=2, vocab_size=8)) == [2, 7]
+
+
+def test_what_the_vocabulary_does_not_have_ends_nothing(tmp_path: Path) -> None:
+    config = SimpleNamespace(eos_token_id=[3, 500, -1], vocab_size=468)
+    assert eos_token_ids(tmp_path, config) == [3]
+
+
+@pytest.mark.parametrize("named", ["1", ["1"], [[1]], [5.0, None], True])
+def test_what_is_no_id_is_refused_in_words(tmp_path: Path, named: Any) -> None:
+    with pytest.raises(ModelError, match=r"config\.json: eos_token_id is .*; it must be an id or a list"):
+        ids(tmp_path, named)
