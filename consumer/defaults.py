@@ -6,7 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from msgspec import Struct
+
+from penstock.errors import PenstockError
+from penstock.messages import SamplingParams
+
+
+class InvalidDefaults(PenstockError):
+    """The model's generation_config.json states something out of range."""
 
 
 class Defaults(Struct, frozen=True, kw_only=True):
@@ -22,11 +30,18 @@ class Defaults(Struct, frozen=True, kw_only=True):
 
     @classmethod
     def load(cls, folder: Path) -> Defaults:
-        """Read the file, where there is one. An explicit `do_sample: false` means greedy."""
+        """Read the file, where there is one. An explicit `do_sample: false` means greedy.
+
+        Raises InvalidDefaults for what no job may ask for either.
+        """
         path = folder / "generation_config.json"
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         config["max_tokens"] = config.get("max_new_tokens")
         found = {name: config[name] for name in cls.__struct_fields__ if config.get(name) is not None}
+        try:
+            msgspec.convert(found, SamplingParams)
+        except msgspec.ValidationError as error:
+            raise InvalidDefaults(f"{path}: {error}") from None
         if "top_k" in found:
             found["top_k"] = max(found["top_k"], 0)  # some files write -1 for "all"
         if config.get("do_sample") is False:

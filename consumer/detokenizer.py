@@ -91,7 +91,8 @@ class Detokenizer:
         upto = self._taken_tokens
         while upto < len(self._ends) and self._ends[upto] <= limit:
             upto += 1
-        return self._take(upto, self._ends[upto - 1] if upto else 0)
+        # What an earlier run published may end in a character that is undecided to us.
+        return self._take(upto, self._ends[upto - 1] if 0 < upto <= len(self._ends) else 0)
 
     def take_all(self) -> tuple[list[int], str, int]:
         """Everything not taken yet, once the sample has ended."""

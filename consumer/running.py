@@ -36,6 +36,10 @@ class EngineRefused(Exception):
         self.kind: ErrorType = kind
 
 
+MAX_RESULT_BYTES = 64 * 1024 * 1024
+"""A server takes no value above 512 MB and closes the connection: every other result would wait behind it."""
+
+
 class RunningJob:
     """One admitted job. Its text is touched by one thread at a time, see `TokenizerThreads`."""
 
@@ -129,9 +133,13 @@ class RunningJob:
         if words is not None:
             return [], self.failure(Error(type="invalid_output", message=words))
         done = self._done()
+        ending = self._ending(done, done.usage.completion_tokens)
+        size = len(ending.terminal)
+        if size > MAX_RESULT_BYTES:
+            words = f"the result has {size} bytes; the limit is {MAX_RESULT_BYTES}: ask for less in one job"
+            return [], self.failure(Error(type="result_too_large", message=words))
         progress = self.take_progress() if self.job.stream else []
         last = progress.pop() if progress else None
-        ending = self._ending(done, done.usage.completion_tokens)
         if last is not None:
             ending = msgspec.structs.replace(ending, tokens_id=last.event_id, tokens=last.event)
         return progress, ending

@@ -142,7 +142,7 @@ class Engine:
                     Output(
                         request_id=request.request_id,
                         token_ids=[],
-                        error=str(error),
+                        error=f"`structured_outputs`: {error}",
                         error_type="invalid_job",
                     )
                 )

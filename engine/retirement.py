@@ -94,7 +94,7 @@ class Retirement:
     def _accept(self, seq: Sequence, token_id: int, logprobs: TokenLogprobs | None) -> Output:
         """One known token more."""
         if token_id == NOTHING_ALLOWED:
-            return self.fail(seq, "no token is allowed here", "invalid_job")
+            return self.fail(seq, _nothing_allowed(seq), "invalid_job")
         if token_id < 0:
             return self.fail(seq, NOT_FINITE)
         seq.token_ids.append(token_id)
@@ -150,3 +150,19 @@ class Retirement:
             error=error,
             error_type=error_type,
         )
+
+
+def _nothing_allowed(seq: Sequence) -> str:
+    """Which of the request's parameters leave nothing, together, and where."""
+    params = seq.request.params
+    limits = {
+        "structured_outputs": seq.constraint,
+        "allowed_token_ids": params.allowed_token_ids,
+        "bad_words": params.bad_words,
+        "min_tokens": params.min_tokens,
+        "logit_bias": params.logit_bias,
+    }
+    named = ", ".join(f"`{name}`" for name, limit in limits.items() if limit)
+    return (
+        f"no token is allowed at output token {seq.num_output_tokens + 1}: {named or 'the logits'} leave none"
+    )

@@ -173,6 +173,7 @@ ERROR_TYPES: Final = {
     "cancelled": "the job was cancelled",
     "engine_error": "the engine failed on this job",
     "invalid_output": "a finished output is not what `structured_outputs` asked for",
+    "result_too_large": "the result is longer than a server takes",
 }
 
 

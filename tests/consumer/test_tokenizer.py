@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from consumer.defaults import Defaults
+from consumer.defaults import Defaults, InvalidDefaults
 from consumer.tokenizer import PromptTokenizer, PromptTooLong, TokenizerMissing
 from penstock.errors import InvalidJob
 from penstock.messages import Job, Message, TextPart
@@ -106,3 +107,10 @@ def test_megabytes_beyond_the_window_are_not_tokenized(
         tokenizer.encode(Job(prompt="x" * 1_000_000), 1000)
     with pytest.raises(PromptTooLong, match="at least"):
         tokenizer.encode(Job(messages=[Message(role="user", content="x" * 1_000_000)]), 1000)
+
+
+@pytest.mark.parametrize("stated", [{"temperature": -3}, {"top_k": "x"}, {"top_p": 0}, {"max_new_tokens": 0}])
+def test_defaults_that_no_job_may_ask_for_are_refused_by_name(tmp_path: Path, stated: dict[str, Any]) -> None:
+    (tmp_path / "generation_config.json").write_text(json.dumps(stated))
+    with pytest.raises(InvalidDefaults, match=r"generation_config\.json: Expected"):
+        Defaults.load(tmp_path)
