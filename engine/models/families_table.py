@@ -21,8 +21,9 @@ This page is generated (`python -m engine.models.families_table > docs/families.
 
 **Native** families run in the one decoder of `engine/models/decoder.py`. Their tiny random models give the
 tokens that transformers gives, in fp32, whole, in chunks, preempted and in any batch; in bf16 and fp16 they
-are no farther from fp32 than transformers is. The tensor names and shapes of one hub checkpoint per family
-are kept and tested (`tests/engine/fixtures/headers`).
+are no farther from fp32 than transformers is. The tensor names and shapes of one hub checkpoint per family,
+written down by hand, are tested (`tests/engine/fixtures/headers`). The table shows what each config class
+defaults to: Llama 3, Qwen2.5 and Granite 3 have grouped KV heads.
 
 """
 _NOTES = f"""

@@ -59,12 +59,12 @@ def request(
         request_id=name,
         prompt_token_ids=prompt,
         samples=samples,
-        kind=kind,  # type: ignore[arg-type]
+        kind=kind,
         params=RequestParams(
             max_tokens=max_tokens,
             seed=0,
             stop_token_ids=(STOP,),
-            **params,  # type: ignore[arg-type]
+            **params,
         ),
     )
 

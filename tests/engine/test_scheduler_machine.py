@@ -143,7 +143,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             prompt_token_ids=[kind_of_prefix] * prefix + suffix,
             params=RequestParams(**{f: getattr(params, f) for f in params.__struct_fields__} | changes),
             samples=[Sample(index=index, output_token_ids=kept[i]) for i, index in enumerate(indices)],
-            kind=kind,  # type: ignore[arg-type]
+            kind=kind,
         )
         outputs = {sample.index: list(sample.output_token_ids) for sample in request.samples}
         asked = self.asked[request.request_id] = Asked(request, constrained and kind == "generate", outputs)
