@@ -173,6 +173,10 @@ class Link:
         """
         if self._closed:
             raise RuntimeError("the client is closed")
+        if _cancellations():
+            # One may be pending, asked for while this task computed: the pool looks at the connection under a
+            # timeout of 0 s, which would take it for its own.
+            await asyncio.sleep(0)
         before = _cancellations()
         try:
             connection = await self._pool.get_connection()
