@@ -209,8 +209,9 @@ class Follower:
         ids = [f"{count}-{sequence}" for count, sequence in places]
         self._connection_id = connection_id
         try:
+            block = ("BLOCK", self._block_ms)
             reply = await request(
-                connection, "XREAD", "COUNT", READ_COUNT, "BLOCK", self._block_ms, "STREAMS", *keys, *ids
+                connection, "XREAD", "COUNT", READ_COUNT, *block, "STREAMS", *keys, *ids, blocks_ms=block[1]
             )
         finally:
             self._connection_id = None

@@ -1,33 +1,32 @@
 """Connections of one client to one server, and redis-py's errors in our own words.
 
 Nothing here is ever sent twice: redis-py's own retries are off, because they would repeat an enqueue whose
-reply was lost. Who knows that a request may be repeated, repeats it.
+reply was lost. Who knows that a request may be repeated, repeats it. A connection that breaks costs the calls
+that were under way on it, and none after them: what lay idle meanwhile is opened anew before it is used.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 from redis import exceptions as redis_errors
-from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from penstock.backoff import pauses
 from penstock.errors import BatchUnknown, PenstockError, ServerError, ServerFull, ServerUnavailable
+from penstock.pool import REPLY_TIMEOUT_S, open_pool
 from penstock.scripts import Argument, Script
 
 T = TypeVar("T")
 
 BLOCK_MS: Final = 5000
 """Longest time that one of our reads blocks on the server."""
-
-SOCKET_TIMEOUT_S: Final = 20.0
-"""A server silent for so long is taken for gone; well above `BLOCK_MS`."""
 
 MAX_CALLS: Final = 16
 """Calls of one client that are under way at once; more wait their turn."""
@@ -42,34 +41,18 @@ _PASSING = (
     redis_errors.ClusterDownError,
     redis_errors.TryAgainError,
 )
-_PASSING_CODES: Final = ("READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "LOADING")
-
-_POOL_KEYWORDS = ("himport_registry", "event_dispatcher", "maint_notifications_config")
-
-
-def _open_pool(server: str | Redis) -> ConnectionPool:
-    """Make a pool of our own, from a URL or with the connection settings of a given client."""
-    if isinstance(server, str):
-        pool = ConnectionPool.from_url(server, protocol=2, max_connections=2**31)
-    else:
-        theirs = server.connection_pool
-        kwargs: dict[str, Any] = {
-            key: value
-            for key, value in theirs.connection_kwargs.items()
-            if key not in _POOL_KEYWORDS and not key.startswith(("maint", "orig_", "oss_"))
-        }
-        kwargs["protocol"] = 2
-        pool = ConnectionPool(theirs.connection_class, max_connections=2**31, **kwargs)
-    # Set last: options in a URL win over keyword arguments, and these are not the caller's to choose.
-    pool.connection_kwargs.update(
-        retry=Retry(NoBackoff(), 0),
-        retry_on_error=[],
-        decode_responses=False,
-        socket_timeout=SOCKET_TIMEOUT_S,
-        health_check_interval=0,
-    )
-    pool.connection_kwargs.setdefault("socket_connect_timeout", 5.0)
-    return pool
+_PASSING_CODES: Final = (
+    "READONLY",  # a primary that became a replica, in a failover
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "UNBLOCKED",  # what a blocked read is told when its server becomes a replica
+    "BUSY",  # a script of somebody's runs for seconds
+    "LOADING",
+    "MISCONF",  # the disk is full, and a snapshot failed
+    "NOREPLICAS",  # min-replicas-to-write
+)
+"""Codes of error replies that pass without anyone changing the request. A script's error has them inside."""
 
 
 def _cancellations() -> int:
@@ -98,15 +81,27 @@ async def send(connection: AbstractConnection, *args: Argument) -> None:
         raise
 
 
-async def receive(connection: AbstractConnection) -> Any:
-    """Read one reply; an error reply is raised as redis-py's exception."""
-    return await cast("Callable[[], Any]", connection.read_response)()  # typed in part
+async def receive(connection: AbstractConnection, blocks_ms: int = 0) -> Any:
+    """Read one reply; an error reply is raised as redis-py's exception.
+
+    Args:
+        blocks_ms: how long the server may hold the reply back on purpose; 0 where it may not.
+    """
+    read = cast("Callable[..., Any]", connection.read_response)  # typed in part
+    if not blocks_ms:
+        return await read()
+    limit_s = blocks_ms / 1000 + (connection.socket_timeout or REPLY_TIMEOUT_S)
+    try:
+        async with asyncio.timeout(limit_s):
+            return await read(timeout=math.inf)  # a limit given to redis-py makes a late reply look like nil
+    except TimeoutError:
+        raise redis_errors.TimeoutError(f"no reply to a blocking read for {limit_s:g} s") from None
 
 
-async def request(connection: AbstractConnection, *args: Argument) -> Any:
-    """Send one command and read its reply, as bytes, ints and lists of them."""
+async def request(connection: AbstractConnection, *args: Argument, blocks_ms: int = 0) -> Any:
+    """Send one command and read its reply, as bytes, ints and lists of them; `blocks_ms` as in `receive`."""
     await send(connection, *args)
-    return await receive(connection)
+    return await receive(connection, blocks_ms)
 
 
 def in_our_words(error: Exception, unless_known: str = _UNKNOWN) -> PenstockError:
@@ -152,16 +147,19 @@ def _refusal(error: Exception, words: str) -> PenstockError:
 class Link:
     """Connections to one server. Safe to use from many tasks of one event loop."""
 
-    def __init__(self, server: str | Redis) -> None:
+    def __init__(self, server: str | Redis, reply_timeout_s: float = REPLY_TIMEOUT_S) -> None:
         """Connect lazily.
 
         Args:
             server: a `redis://`, `rediss://` or `unix://` URL, or a client of redis-py's asyncio kind whose
                 connection settings are copied; its own connections are not used.
+            reply_timeout_s: see `penstock.pool`; a URL's shorter `socket_timeout` holds instead.
         """
-        self._pool = _open_pool(server)
+        self._pool = open_pool(server, reply_timeout_s)
         self._turns = asyncio.Semaphore(MAX_CALLS)
         self._closed = False
+        self._breaks = 0  # how often a connection broke, and how often it had when each was last used
+        self._breaks_seen: WeakKeyDictionary[AbstractConnection, int] = WeakKeyDictionary()
 
     @asynccontextmanager
     async def connection(self) -> AsyncGenerator[AbstractConnection, None]:
@@ -183,10 +181,30 @@ class Link:
         except (redis_errors.RedisError, OSError) as error:
             raise in_our_words(error, _UNSENT) from error
         try:
+            await self._renew(connection)
             _check_cancelled(before)
             yield connection
+        except (ServerUnavailable, redis_errors.RedisError, OSError):
+            if not connection.is_connected:
+                self._breaks += 1
+            raise
         finally:
+            self._breaks_seen[connection] = self._breaks
             await self._pool.release(connection)
+
+    async def _renew(self, connection: AbstractConnection) -> None:
+        """Open a connection anew that has idled since before another one broke.
+
+        A server that went away without a word (a pulled cable, a router that forgot) leaves the whole pool
+        looking well, and every connection in it would cost a call and a timeout.
+        """
+        if self._breaks_seen.get(connection, self._breaks) == self._breaks:
+            return
+        try:
+            await connection.disconnect(nowait=True)
+            await connection.connect()
+        except (redis_errors.RedisError, OSError) as error:
+            raise in_our_words(error, _UNSENT) from error
 
     async def command(self, *args: Argument) -> Any:
         """Run one command that does not block, once.
@@ -202,14 +220,16 @@ class Link:
                 raise in_our_words(error) from error
 
     async def blocking(self, *args: Argument) -> Any:
-        """Run one command that blocks on the server, outside the limit on calls under way.
+        """Run one command that may block on the server, for as long as its own BLOCK says, outside the limit
+        on calls under way.
 
         Raises:
             ServerError: as `command`.
         """
+        blocks_ms = int(args[args.index("BLOCK") + 1]) if "BLOCK" in args else 0
         async with self.connection() as connection:
             try:
-                return await request(connection, *args)
+                return await request(connection, *args, blocks_ms=blocks_ms)
             except (redis_errors.RedisError, OSError) as error:
                 raise in_our_words(error) from error
 
