@@ -210,7 +210,7 @@ class Follower:
         self._connection_id = connection_id
         try:
             block = ("BLOCK", self._block_ms)
-            reply = await request(
+            reply = await self._link.read(
                 connection, "XREAD", "COUNT", READ_COUNT, *block, "STREAMS", *keys, *ids, blocks_ms=block[1]
             )
         finally:

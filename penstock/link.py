@@ -160,6 +160,7 @@ class Link:
         self._closed = False
         self._breaks = 0  # how often a connection broke, and how often it had when each was last used
         self._breaks_seen: WeakKeyDictionary[AbstractConnection, int] = WeakKeyDictionary()
+        self._reading: set[AbstractConnection] = set()
 
     @asynccontextmanager
     async def connection(self) -> AsyncGenerator[AbstractConnection, None]:
@@ -184,9 +185,11 @@ class Link:
             await self._renew(connection)
             _check_cancelled(before)
             yield connection
-        except (ServerUnavailable, redis_errors.RedisError, OSError):
+        except (ServerUnavailable, redis_errors.RedisError, OSError) as error:
             if not connection.is_connected:
                 self._breaks += 1
+            if isinstance(error.__cause__ or error, redis_errors.TimeoutError):
+                await self._wake_readers()
             raise
         finally:
             self._breaks_seen[connection] = self._breaks
@@ -206,6 +209,27 @@ class Link:
         except (redis_errors.RedisError, OSError) as error:
             raise in_our_words(error, _UNSENT) from error
 
+    async def _wake_readers(self) -> None:
+        """End every blocking read: a call on another connection waited for its reply in vain.
+
+        Their connections may be as dead as that one, which they would find out seconds later. Reading takes
+        nothing from the server, so they are simply repeated.
+        """
+        for connection in list(self._reading):
+            await connection.disconnect(nowait=True)
+
+    async def read(self, connection: AbstractConnection, *args: Argument, blocks_ms: int) -> Any:
+        """Run a read that blocks on the server for up to `blocks_ms`, on a connection lent by this link.
+
+        Raises:
+            RedisError, OSError: as from redis-py.
+        """
+        self._reading.add(connection)
+        try:
+            return await request(connection, *args, blocks_ms=blocks_ms)
+        finally:
+            self._reading.discard(connection)
+
     async def command(self, *args: Argument) -> Any:
         """Run one command that does not block, once.
 
@@ -220,8 +244,8 @@ class Link:
                 raise in_our_words(error) from error
 
     async def blocking(self, *args: Argument) -> Any:
-        """Run one command that may block on the server, for as long as its own BLOCK says, outside the limit
-        on calls under way.
+        """Run one read that may block on the server, for as long as its own BLOCK says, outside the limit on
+        calls under way.
 
         Raises:
             ServerError: as `command`.
@@ -229,7 +253,7 @@ class Link:
         blocks_ms = int(args[args.index("BLOCK") + 1]) if "BLOCK" in args else 0
         async with self.connection() as connection:
             try:
-                return await request(connection, *args, blocks_ms=blocks_ms)
+                return await self.read(connection, *args, blocks_ms=blocks_ms)
             except (redis_errors.RedisError, OSError) as error:
                 raise in_our_words(error) from error
 
