@@ -178,7 +178,7 @@ class Consumer:
             elif not self._backlog_ended:
                 self._engine.submit([], last=True)
                 self._backlog_ended = True
-            await self._patiently(lambda: self._broker.wait_for_jobs(_IDLE_BLOCK_MS))
+            await self._patiently(lambda: self._broker.wait_for_jobs(self._outage.block_ms(_IDLE_BLOCK_MS)))
 
     async def _admit(self, *, last: bool) -> None:
         published = {
@@ -276,7 +276,9 @@ class Consumer:
 
     async def _cancel_loop(self) -> None:
         while True:
-            cancelled = await self._patiently(lambda: self._broker.wait_for_cancelled(BLOCK_MS))
+            cancelled = await self._patiently(
+                lambda: self._broker.wait_for_cancelled(self._outage.block_ms(BLOCK_MS))
+            )
             self._cancelled |= cancelled & {lease.key for lease in self._admitting}
             for key in cancelled & self._running.keys():
                 self._drop(self._running[key].lease)

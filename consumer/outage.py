@@ -8,6 +8,8 @@ from collections.abc import Callable, Hashable
 
 from penstock.errors import ServerError, ServerUnavailable
 
+_SHORT_BLOCK_MS = 100
+
 log = logging.getLogger(__name__)
 
 
@@ -45,3 +47,7 @@ class Outage:
     def gave_up(self, who: Hashable) -> None:
         """Note that a call of `who` is not wanted any more, whether it works by now or not."""
         self._failing.discard(who)
+
+    def block_ms(self, wanted: int) -> int:
+        """How long a read may block: only briefly while the trouble lasts, so that its end shows."""
+        return min(wanted, _SHORT_BLOCK_MS) if self._failing else wanted

@@ -180,6 +180,7 @@ class Link:
         try:
             connection = await self._pool.get_connection()
         except (redis_errors.RedisError, OSError) as error:
+            await self._note(error)
             raise in_our_words(error, _UNSENT) from error
         try:
             await self._renew(connection)
@@ -188,8 +189,7 @@ class Link:
         except (ServerUnavailable, redis_errors.RedisError, OSError) as error:
             if not connection.is_connected:
                 self._breaks += 1
-            if isinstance(error.__cause__ or error, redis_errors.TimeoutError):
-                await self._wake_readers()
+            await self._note(error)
             raise
         finally:
             self._breaks_seen[connection] = self._breaks
@@ -209,14 +209,15 @@ class Link:
         except (redis_errors.RedisError, OSError) as error:
             raise in_our_words(error, _UNSENT) from error
 
-    async def _wake_readers(self) -> None:
-        """End every blocking read: a call on another connection waited for its reply in vain.
+    async def _note(self, error: Exception) -> None:
+        """End every blocking read where a call on another connection met nothing but silence.
 
         Their connections may be as dead as that one, which they would find out seconds later. Reading takes
         nothing from the server, so they are simply repeated.
         """
-        for connection in list(self._reading):
-            await connection.disconnect(nowait=True)
+        if isinstance(error.__cause__ or error, redis_errors.TimeoutError):
+            for connection in list(self._reading):
+                await connection.disconnect(nowait=True)
 
     async def read(self, connection: AbstractConnection, *args: Argument, blocks_ms: int) -> Any:
         """Run a read that blocks on the server for up to `blocks_ms`, on a connection lent by this link.
