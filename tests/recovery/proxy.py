@@ -188,6 +188,7 @@ class Proxy:
         await self._close_all()
 
     async def _close_all(self) -> None:
+        await asyncio.sleep(0)  # what was just accepted is known then
         for writer in self._writers:
             writer.transport.abort()
         tasks = list(self._tasks)

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-import redis
 
 from penstock.client import Client
 from penstock.errors import JobLost, ServerFull, ServerUnavailable
@@ -166,11 +165,11 @@ async def test_a_lost_reply(
     await crowd.check(server)
     await until(rule.done.is_set, "the reply was never asked for")
     await until(lambda: consumer.said(ENDS), "the end of the trouble is not told")
-    assert (consumer.said(BEGINS), consumer.said(ENDS)) == (1, 1)
     runs = [request_id for request_id, _ in logged(model.parent / "requests.log", "request")]
     if name == "claim":
         assert any(run.endswith("/2") for run in runs), "what was claimed unheard came back by its lease"
     elif name != "renew":
+        assert (consumer.said(BEGINS), consumer.said(ENDS)) == (1, 1)
         assert len(runs) == 16, "no job ran twice"
 
 
@@ -331,7 +330,7 @@ async def test_a_half_open_connection(
 async def test_a_closed_port(
     server: Server, proxy: Proxy, crowd: Crowd, model: Path, start: Callable[..., LoggedConsumer]
 ) -> None:
-    consumer = start(proxy.url, model, lease_s=3)
+    consumer = start(proxy.url, model)
     await crowd.join(32)
     await until(lambda: crowd.num_ended > 2, "the first jobs")
     proxy.refuse()
@@ -369,4 +368,3 @@ async def test_a_dataset_run_in_all_of_it(
     assert sorted(rows) == list(range(200))
     with server.client() as plain:
         assert plain.xlen(LANE) == 0
-        assert isinstance(plain, redis.Redis)
