@@ -19,7 +19,8 @@ from redis.exceptions import RedisError
 from penstock.backoff import pauses
 from penstock.errors import PenstockError, ServerError, ServerUnavailable
 from penstock.keys import EVENT
-from penstock.link import BLOCK_MS, Link, in_our_words, request
+from penstock.link import BLOCK_MS, Link, request
+from penstock.refusals import in_our_words
 
 SHORT_BLOCK_MS: Final = 100
 """How long a read blocks where it cannot be woken."""

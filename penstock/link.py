@@ -1,4 +1,4 @@
-"""Connections of one client to one server, and redis-py's errors in our own words.
+"""Connections of one client to one server.
 
 Nothing here is ever sent twice: redis-py's own retries are off, because they would repeat an enqueue whose
 reply was lost. Who knows that a request may be repeated, repeats it. A connection that breaks costs the calls
@@ -19,15 +19,9 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 
 from penstock.backoff import pauses
-from penstock.errors import (
-    BatchUnknown,
-    PenstockError,
-    QueueFull,
-    ServerError,
-    ServerFull,
-    ServerUnavailable,
-)
+from penstock.errors import ServerUnavailable
 from penstock.pool import REPLY_TIMEOUT_S, open_pool
+from penstock.refusals import UNSENT, in_our_words
 from penstock.scripts import Argument, Script
 
 T = TypeVar("T")
@@ -37,29 +31,6 @@ BLOCK_MS: Final = 5000
 
 MAX_CALLS: Final = 16
 """Calls of one client that are under way at once; more wait their turn."""
-
-_UNSENT: Final = "nothing was sent"
-_UNKNOWN: Final = "the request may or may not have been carried out"
-_REFUSED: Final = "nothing was changed"
-
-_PASSING = (
-    redis_errors.ReadOnlyError,
-    redis_errors.MasterDownError,
-    redis_errors.ClusterDownError,
-    redis_errors.TryAgainError,
-)
-_PASSING_CODES: Final = (
-    "READONLY",  # a primary that became a replica, in a failover
-    "MASTERDOWN",
-    "CLUSTERDOWN",
-    "TRYAGAIN",
-    "UNBLOCKED",  # what a blocked read is told when its server becomes a replica
-    "BUSY",  # a script of somebody's runs for seconds
-    "LOADING",
-    "MISCONF",  # the disk is full, and a snapshot failed
-    "NOREPLICAS",  # min-replicas-to-write
-)
-"""Codes of error replies that pass without anyone changing the request. A script's error has them inside."""
 
 
 def _cancellations() -> int:
@@ -88,81 +59,19 @@ async def send(connection: AbstractConnection, *args: Argument) -> None:
         raise
 
 
-async def receive(connection: AbstractConnection, blocks_ms: int = 0) -> Any:
+async def receive(connection: AbstractConnection, timeout_s: float | None = None) -> Any:
     """Read one reply; an error reply is raised as redis-py's exception.
 
     Args:
-        blocks_ms: how long the server may hold the reply back on purpose; 0 where it may not.
+        timeout_s: infinite for a caller with a time limit of its own; by default the connection's.
     """
-    read = cast("Callable[..., Any]", connection.read_response)  # typed in part
-    if not blocks_ms:
-        return await read()
-    limit_s = blocks_ms / 1000 + (connection.socket_timeout or REPLY_TIMEOUT_S)
-    try:
-        async with asyncio.timeout(limit_s):
-            return await read(timeout=math.inf)  # a limit given to redis-py makes a late reply look like nil
-    except TimeoutError:
-        raise redis_errors.TimeoutError(f"no reply to a blocking read for {limit_s:g} s") from None
+    return await cast("Callable[..., Any]", connection.read_response)(timeout=timeout_s)  # typed in part
 
 
-async def request(connection: AbstractConnection, *args: Argument, blocks_ms: int = 0) -> Any:
-    """Send one command and read its reply, as bytes, ints and lists of them; `blocks_ms` as in `receive`."""
+async def request(connection: AbstractConnection, *args: Argument) -> Any:
+    """Send one command and read its reply, as bytes, ints and lists of them."""
     await send(connection, *args)
-    return await receive(connection, blocks_ms)
-
-
-def in_our_words(error: Exception, unless_known: str = _UNKNOWN) -> PenstockError:
-    """Give the exception of ours for one of redis-py's.
-
-    Args:
-        unless_known: what is to be said of the request where the connection broke.
-    """
-    if isinstance(error.__cause__, redis_errors.RedisError):
-        error = error.__cause__  # redis-py wraps what went wrong while it connected
-    words = str(error).rstrip(".")
-    match error:
-        case PenstockError():
-            return error
-        case redis_errors.AuthenticationError() | redis_errors.AuthorizationError():
-            return ServerError(f"the server refuses the credentials: {words}")
-        case redis_errors.BusyLoadingError():
-            return ServerUnavailable(f"the server is still loading its data; {_REFUSED}")
-        case redis_errors.ConnectionError() | redis_errors.TimeoutError() | OSError():
-            return ServerUnavailable(f"{words}; {unless_known}")
-        case redis_errors.OutOfMemoryError():
-            return _full()
-        case _:
-            return _refusal(error, words)
-
-
-def _full() -> ServerFull:
-    return ServerFull(f"the server has no memory left; {_REFUSED}")
-
-
-def _no_room(words: str) -> QueueFull:
-    """The enqueue script's refusal: `CODE used limit ms`."""
-    code, used, limit, hint_ms = words.split()[:4]
-    retry_after_s = int(hint_ms) / 1000
-    again = f"{_REFUSED}; try again in {retry_after_s:g} s"
-    if code == "QUEUEFULL":
-        return QueueFull(f"the lane holds {used} jobs, its limit is {limit}; {again}", retry_after_s)
-    mib = [round(int(size) / 2**20) for size in (used, limit)]
-    words = f"the server's memory is full: {mib[0]} MiB are used, enqueues may fill {mib[1]}"
-    return ServerFull(f"{words}; {again}", retry_after_s)
-
-
-def _refusal(error: Exception, words: str) -> PenstockError:
-    """An error reply: by redis-py's type, or by its words, as Redis 6.2 wraps the errors of a script."""
-    if words.startswith("NOBATCH"):
-        return BatchUnknown(words.removeprefix("NOBATCH "))
-    if words.startswith(("QUEUEFULL ", "MEMORYFULL ")):
-        return _no_room(words)
-    if "OOM command not allowed" in words:
-        return _full()
-    passing = isinstance(error, _PASSING) or any(f"{code} " in words for code in _PASSING_CODES)
-    if passing:
-        return ServerUnavailable(f"the server does not serve this now: {words}; {_REFUSED}")
-    return ServerError(f"the server refuses: {words}")
+    return await receive(connection)
 
 
 class Link:
@@ -181,7 +90,7 @@ class Link:
         self._closed = False
         self._breaks = 0  # how often a connection broke, and how often it had when each was last used
         self._breaks_seen: WeakKeyDictionary[AbstractConnection, int] = WeakKeyDictionary()
-        self._reading: set[AbstractConnection] = set()
+        self._read_limits: set[asyncio.Timeout] = set()
 
     @asynccontextmanager
     async def connection(self) -> AsyncGenerator[AbstractConnection, None]:
@@ -201,8 +110,8 @@ class Link:
         try:
             connection = await self._pool.get_connection()
         except (redis_errors.RedisError, OSError) as error:
-            await self._note(error)
-            raise in_our_words(error, _UNSENT) from error
+            self._note(error)
+            raise in_our_words(error, UNSENT) from error
         try:
             await self._renew(connection)
             _check_cancelled(before)
@@ -210,7 +119,7 @@ class Link:
         except (ServerUnavailable, redis_errors.RedisError, OSError) as error:
             if not connection.is_connected:
                 self._breaks += 1
-            await self._note(error)
+            self._note(error)
             raise
         finally:
             self._breaks_seen[connection] = self._breaks
@@ -228,17 +137,18 @@ class Link:
             await connection.disconnect(nowait=True)
             await connection.connect()
         except (redis_errors.RedisError, OSError) as error:
-            raise in_our_words(error, _UNSENT) from error
+            raise in_our_words(error, UNSENT) from error
 
-    async def _note(self, error: Exception) -> None:
+    def _note(self, error: Exception) -> None:
         """End every blocking read where a call on another connection met nothing but silence.
 
         Their connections may be as dead as that one, which they would find out seconds later. Reading takes
         nothing from the server, so they are simply repeated.
         """
         if isinstance(error.__cause__ or error, redis_errors.TimeoutError):
-            for connection in list(self._reading):
-                await connection.disconnect(nowait=True)
+            for limit in self._read_limits:
+                if not limit.expired():
+                    limit.reschedule(asyncio.get_running_loop().time())
 
     async def read(self, connection: AbstractConnection, *args: Argument, blocks_ms: int) -> Any:
         """Run a read that blocks on the server for up to `blocks_ms`, on a connection lent by this link.
@@ -246,11 +156,17 @@ class Link:
         Raises:
             RedisError, OSError: as from redis-py.
         """
-        self._reading.add(connection)
+        await send(connection, *args)
+        limit = asyncio.timeout(blocks_ms / 1000 + (connection.socket_timeout or REPLY_TIMEOUT_S))
         try:
-            return await request(connection, *args, blocks_ms=blocks_ms)
+            async with limit:
+                self._read_limits.add(limit)
+                # Not redis-py's own time limit, which makes a late reply look like an empty one.
+                return await receive(connection, math.inf)
+        except TimeoutError:
+            raise redis_errors.TimeoutError("a blocking read is not answered") from None
         finally:
-            self._reading.discard(connection)
+            self._read_limits.discard(limit)
 
     async def command(self, *args: Argument) -> Any:
         """Run one command that does not block, once.

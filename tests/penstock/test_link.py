@@ -11,8 +11,9 @@ from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
 
 from penstock.errors import PenstockError, ServerError, ServerFull, ServerUnavailable
-from penstock.link import Link, in_our_words
+from penstock.link import Link
 from penstock.pool import REPLY_TIMEOUT_S, open_pool
+from penstock.refusals import in_our_words
 from tests.conftest import Server
 from tests.recovery.proxy import Proxy
 
@@ -79,7 +80,7 @@ async def test_a_read_may_block_longer_than_a_reply_may_take(link: Link) -> None
 async def test_a_blocking_read_has_an_end_all_the_same(proxy: Proxy, link: Link) -> None:
     await warm_up(link, 1)
     proxy.half_open()
-    with pytest.raises(ServerUnavailable, match=r"no reply to a blocking read for 0\.6 s"):
+    with pytest.raises(ServerUnavailable, match="a blocking read is not answered"):
         await link.blocking("XREAD", "BLOCK", 100, "STREAMS", "nothing", "0-0")
 
 

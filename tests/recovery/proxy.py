@@ -173,7 +173,7 @@ class Proxy:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.refuse()
+        self._run(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -183,12 +183,18 @@ class Proxy:
         self._port = self._server.sockets[0].getsockname()[1]
 
     async def _shut(self) -> None:
-        assert self._server is not None
-        self._server.close()
+        if self._server is not None:
+            self._server.close()
+            self._server = None
         await self._close_all()
 
+    async def _end(self) -> None:
+        await self._shut()
+        # Connections may still be on their way through asyncio; `_accept` closes them.
+        while rest := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(rest)
+
     async def _close_all(self) -> None:
-        await asyncio.sleep(0)  # what was just accepted is known then
         for writer in self._writers:
             writer.transport.abort()
         tasks = list(self._tasks)
@@ -198,7 +204,9 @@ class Proxy:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
-        assert task is not None
+        if self._server is None or task is None:
+            writer.transport.abort()
+            return
         self._tasks.add(task)
         self._writers.add(writer)
         # A cancelled handler would be reported as an error of the server.

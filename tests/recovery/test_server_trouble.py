@@ -330,7 +330,7 @@ async def test_a_half_open_connection(
 async def test_a_closed_port(
     server: Server, proxy: Proxy, crowd: Crowd, model: Path, start: Callable[..., LoggedConsumer]
 ) -> None:
-    consumer = start(proxy.url, model)
+    consumer = start(proxy.url, model, lease_s=3)
     await crowd.join(32)
     await until(lambda: crowd.num_ended > 2, "the first jobs")
     proxy.refuse()
