@@ -21,7 +21,7 @@ from redis.asyncio.connection import AbstractConnection
 from penstock.backoff import pauses
 from penstock.errors import ServerUnavailable
 from penstock.pool import REPLY_TIMEOUT_S, open_pool
-from penstock.refusals import UNSENT, in_our_words
+from penstock.refusals import UNSENT, in_our_words, is_demoted
 from penstock.scripts import Argument, Script
 
 T = TypeVar("T")
@@ -117,6 +117,8 @@ class Link:
             _check_cancelled(before)
             yield connection
         except (ServerUnavailable, redis_errors.RedisError, OSError) as error:
+            if is_demoted(error):
+                await connection.disconnect(nowait=True)
             if not connection.is_connected:
                 self._breaks += 1
             self._note(error)
@@ -140,12 +142,12 @@ class Link:
             raise in_our_words(error, UNSENT) from error
 
     def _note(self, error: Exception) -> None:
-        """End every blocking read where a call on another connection met nothing but silence.
+        """End every blocking read where a call on another connection met nothing but silence, or a replica.
 
-        Their connections may be as dead as that one, which they would find out seconds later. Reading takes
-        nothing from the server, so they are simply repeated.
+        Their connections may be as dead as that one, which they would find out seconds later, or lead to a
+        server that they should leave. Reading takes nothing from the server, so they are simply repeated.
         """
-        if isinstance(error.__cause__ or error, redis_errors.TimeoutError):
+        if isinstance(error.__cause__ or error, redis_errors.TimeoutError) or is_demoted(error):
             for limit in self._read_limits:
                 if not limit.expired():
                     limit.reschedule(asyncio.get_running_loop().time())

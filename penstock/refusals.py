@@ -63,6 +63,12 @@ def in_our_words(error: Exception, unless_known: str = _UNKNOWN) -> PenstockErro
             return _refusal(error, words)
 
 
+def is_demoted(error: Exception) -> bool:
+    """Whether the server is a replica now: its name may lead elsewhere by now, the connection does not."""
+    reply = error.__cause__ or error
+    return isinstance(reply, redis_errors.ReadOnlyError) or "READONLY " in str(reply)
+
+
 def _full() -> ServerFull:
     return ServerFull(f"the server has no memory left; {_REFUSED}")
 

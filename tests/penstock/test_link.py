@@ -154,6 +154,24 @@ async def test_a_primary_that_becomes_a_replica_wakes_its_readers_for_now(make_s
     await link.aclose()
 
 
+async def test_a_demoted_server_is_left_for_the_one_that_its_name_leads_to(
+    proxy: Proxy, link: Link, make_server: MakeServer
+) -> None:
+    former, latter = make_server(), make_server()
+    with former.client() as plain:
+        plain.replicaof("127.0.0.1", "1")
+    proxy.switch(former.url)
+    await warm_up(link)
+    reading = asyncio.create_task(link.blocking(*FOREVER))
+    await asyncio.sleep(0.1)
+    proxy.switch(latter.url)
+    with pytest.raises(ServerUnavailable, match="read only replica"):
+        await link.command("SET", "x", 1)
+    with pytest.raises(ServerUnavailable):
+        await asyncio.wait_for(reading, 20)
+    await asyncio.gather(*(link.command("SET", "x", 1) for _ in range(8)))
+
+
 @pytest.mark.parametrize(
     ("reply", "ours"),
     [

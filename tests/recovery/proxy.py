@@ -135,9 +135,8 @@ class Proxy:
         self.latency_s = 0.0
 
     def switch(self, target: str) -> None:
-        """Stand before another server from now on; connections to the former one are closed."""
+        """Lead new connections to another server, as a name does in DNS; those to the former one stay."""
         self._target = target
-        self._run(self._close_all())
 
     def half_open(self) -> None:
         """Swallow everything and answer nothing, on connections that are there and on new ones."""
