@@ -110,6 +110,7 @@ class Link:
         try:
             connection = await self._pool.get_connection()
         except (redis_errors.RedisError, OSError) as error:
+            self._breaks += 1
             self._note(error)
             raise in_our_words(error, UNSENT) from error
         try:

@@ -160,8 +160,8 @@ async def test_a_lost_reply(
 ) -> None:
     """The call was carried out, and the consumer can't know: repeats change nothing, and nothing is lost."""
     lose = proxy.drop_reply if fate == "drop" else proxy.cut_reply
-    rule = lose(name, skip=0 if name == "claim" else 1)
-    await crowd.join(16)
+    rule = lose(name, skip=0 if name in ("claim", "renew") else 1)
+    await crowd.join(16, num_tokens=80 if name == "renew" else NUM_TOKENS)  # many renewals long
     consumer = start(proxy.url, model, lease_s=0.9 if name in ("claim", "renew") else 30)
     await crowd.check(server)
     await until(rule.done.is_set, "the reply was never asked for")
