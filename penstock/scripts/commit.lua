@@ -12,6 +12,7 @@ local lane, deficits, attempts = KEYS[1], KEYS[2], KEYS[3]
 local group, consumer, name, is_rows = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
 local batch, done = KEYS[4], KEYS[5]
 local FIRST_KEY, WIDTH = is_rows and 6 or 4, is_rows and 11 or 9
+local BATCH_TTL = 30 * 86400 * 1000 -- ms after the last row was enqueued or ended
 local COST_MEMORY = 1 / 16 -- weight of the newest job in the lane's average cost
 
 local function args_of(i)
@@ -68,4 +69,9 @@ for i = 0, #entries - 1 do
   end
 end
 if count > 0 then settle(extra, cost, count) end
+if to_batch then
+  -- Whoever drives a batch deletes it; one that nobody has touched for so long, nobody will.
+  redis.call('PEXPIRE', batch, BATCH_TTL)
+  redis.call('PEXPIRE', done, BATCH_TTL)
+end
 return committed

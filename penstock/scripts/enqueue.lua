@@ -15,6 +15,7 @@ local lane, lanes, control, batch = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local name, moves, expected, cursor = ARGV[1], ARGV[2] == '1', ARGV[3], ARGV[4]
 local limit, remember = tonumber(ARGV[5]), ARGV[6]
 local FIRST, FIRST_KEY = 7, 5
+local BATCH_TTL = 30 * 86400 * 1000 -- ms after the last row was enqueued or ended
 local MEMORY_SHARE = 0.85 -- what runs needs the rest of the memory to finish
 local is_batch, is_keyed = batch ~= lane, #KEYS >= FIRST_KEY
 
@@ -89,4 +90,5 @@ if moves then
 elseif is_batch then
   redis.call('HSET', batch, 'total', string.format('%.0f', total + jobs))
 end
+if is_batch then redis.call('PEXPIRE', batch, BATCH_TTL) end
 return table.concat(entries, ' ')
