@@ -62,7 +62,9 @@ def make_job(prompt: str | None, given: dict[str, Any], about: PromptFlags, repl
         UsageError: the text is not UTF-8, or several outputs are to be printed as they come.
     """
     fields = {} if about.fields is None else read_object("--fields", about.fields)
-    given = {**given, "sampling_params": _merged(fields.get("sampling_params"), given["sampling_params"])}
+    params = _merged(fields.pop("sampling_params", None), given["sampling_params"])
+    given = {name: value for name, value in given.items() if name != "sampling_params"}
+    given |= {"sampling_params": params} if params != {} else {}
     if not {"prompt", "messages", "prompt_token_ids"} & fields.keys() or prompt is not None:
         text = _read_prompt(prompt)
         if not text:

@@ -104,13 +104,12 @@ def _if_new(is_new: bool) -> str:
 
 
 def _in_words(settings: LaneSettings, lane: str | None) -> str:
-    limit = "no limit of its own" if settings.max_jobs is None else f"at most {settings.max_jobs:,} jobs"
+    paused = ", paused" if settings.paused else ""
     if lane is None:
-        none = f"at most {MAX_LANE_JOBS:,} jobs a lane, where it has no limit of its own"
-        own = f"at most {settings.max_jobs:,} jobs a lane, where it has no limit of its own"
-        limit = none if settings.max_jobs is None else own
-    weight = "" if lane is None else f"weight {settings.weight:g}, "
-    return f"{weight}{limit}{', paused' if settings.paused else ''}"
+        limit = _limit(LaneSettings(), settings)
+        return f"at most {limit:,} jobs a lane, where it has no limit of its own{paused}"
+    limit = "no limit of its own" if settings.max_jobs is None else f"at most {settings.max_jobs:,} jobs"
+    return f"weight {settings.weight:g}, {limit}{paused}"
 
 
 def _row(lane: Lane, queue: LaneSettings) -> tuple[str, ...]:

@@ -237,7 +237,7 @@ async def test_a_full_server_is_waited_for(program: Program, make_server: Callab
 async def test_a_full_lane_takes_what_it_has_room_for(
     program: Program, server: Server, redis_url: str
 ) -> None:
-    """Its limit is below the run's chunks, which are cut until they fit; rows without a job are passed over."""
+    """Its limit is below the run's chunks, which are cut until they fit; bad rows are passed over."""
     async with Client(redis_url) as client:
         await client.set_lane("standard", max_jobs=3)
     case = Case(program.folder, redis_url, 100, window=100)
