@@ -107,8 +107,8 @@ def _in_words(settings: LaneSettings, lane: str | None) -> str:
     paused = ", paused" if settings.paused else ""
     if lane is None:
         limit = _limit(LaneSettings(), settings)
-        return f"at most {limit:,} jobs a lane, where it has no limit of its own{paused}"
-    limit = "no limit of its own" if settings.max_jobs is None else f"at most {settings.max_jobs:,} jobs"
+        return f"limit {limit:,} a lane, where it has none of its own{paused}"
+    limit = "no limit of its own" if settings.max_jobs is None else f"limit {settings.max_jobs:,}"
     return f"weight {settings.weight:g}, {limit}{paused}"
 
 

@@ -130,9 +130,9 @@ def test_a_lane_that_nobody_declared_is_there_with_its_first_job(
 def test_lanes_are_set_and_shown(call: Call) -> None:
     call("submit", "hello", "--no-wait")
     new = call("lanes", "set", "alice", "--weight", "2.5", "--max-jobs", "3")
-    assert new.out == "lane alice: weight 2.5, at most 3 jobs (a new lane)\n"
+    assert new.out == "lane alice: weight 2.5, limit 3 (a new lane)\n"
     whole = call("lanes", "set", "--whole-queue", "--max-jobs", "5000")
-    assert whole.out == "the whole queue: at most 5,000 jobs a lane, where it has no limit of its own\n"
+    assert whole.out == "the whole queue: limit 5,000 a lane, where it has none of its own\n"
     assert call("lanes").out.splitlines() == [
         "LANE      WEIGHT  QUEUED  LEASED  LIMIT  TOKENS/JOB",
         "alice        2.5       0       0      3           -",
@@ -142,7 +142,7 @@ def test_lanes_are_set_and_shown(call: Call) -> None:
         "lane alice: weight 2.5, no limit of its own\n"
     )
     default = call("lanes", "set", "--whole-queue", "--max-jobs", "none").out
-    assert "at most 1,000,000 jobs a lane" in default
+    assert "limit 1,000,000 a lane" in default
     call("pause", "--lane", "alice")
     alice, standard = json.loads(call("lanes", "--json").out)["lanes"]
     assert alice == {
