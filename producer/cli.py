@@ -49,7 +49,8 @@ Examples:
   penstock submit "A person, as JSON." --json-schema person.json
   penstock submit --kind score --raw "The sky is blue."
   penstock submit --lane urgent --deadline 30 "What is 12 + 30?"
-  penstock submit --params '{"logit_bias": {"42": -100}}' --fields '{"custom_id": "a"}' "Hello"
+  penstock submit --params '{"logit_bias": {"42": -100}}' "Hello"
+  penstock submit --fields '{"custom_id": "a"}' "Hello"
 
 Exit status: 0 answered; 1 refused, failed, or not answered within --timeout;
 130 stopped by Ctrl-C. A full queue refuses, and says when to try again.
