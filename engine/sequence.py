@@ -172,10 +172,6 @@ class Family:
         del self.live[seq.index]
         if self.scorer is seq:
             self.scorer = None
-            if seq.needs_whole_prompt:  # it has not given them: whoever has yet to start does
-                self.scorer = next((other for other in self.live.values() if other.row == NO_ROW), None)
-            if self.scorer is not None:
-                self.scorer.needs_whole_prompt = True
         if self.leader is seq:
             self.elect()
 
