@@ -77,10 +77,10 @@ class Pulse:
                 await self._broker.heartbeat(self._beat())
                 wait_s = self._lease_s / 3
                 self._outage.over()
+                await self._sweep_if_due()
             except ServerError as error:
                 self._outage.note(error)
                 wait_s = min(1.0, self._lease_s / 10)
-            await self._sweep_if_due()
             with contextlib.suppress(TimeoutError):
                 # Not asyncio.wait_for: before Python 3.12 it can swallow a cancellation.
                 async with asyncio.timeout(wait_s):

@@ -10,6 +10,9 @@ folder:
 - `die_after_tokens`, `restart_s`, `poison_tokens`: deaths
 - `eos_at`: by sample index as text, the position at which its end token comes
 - `says`: the text that every output is, an end token behind it
+- `fingerprint`: of model and precision
+- `fails`: what a prompt ends with, as a token, whose requests fail at their `fail_at`th token in the first
+  `fail_runs` runs of their job
 """
 
 from __future__ import annotations
@@ -59,6 +62,7 @@ class ScriptedEngine:
         self.waiting: list[tuple[Request, Sample]] = []
         self.running: dict[tuple[str, int], tuple[Request, int]] = {}
         self.ended: list[Output] = []
+        self.scored: set[str] = set()
         self.seen = 0
         self.buffer = b""
 
@@ -88,7 +92,7 @@ class ScriptedEngine:
         ready = Ready(
             model=self.config.model,
             model_path=self.config.model,
-            fingerprint="scripted",
+            fingerprint=self.script.get("fingerprint", "scripted"),
             max_model_len=self.script.get("max_model_len", 512),
             vocab_size=300,
             max_num_seqs=self.config.max_num_seqs,
@@ -191,13 +195,17 @@ class ScriptedEngine:
             os.abort()
         if prompt[-1] in self.script.get("poison_tokens", []):
             os.abort()
+        if self._fails(request) and position == self.script.get("fail_at", 0):
+            del self.running[key]
+            return Output(request_id=request.request_id, token_ids=[], sample=key[1], error="it slipped")
         token = self._token(request, key[1], position)
         stopped = token == EOS and not params.ignore_eos
         ended = stopped or position + 1 >= params.max_tokens
         self.running[key] = (request, position + 1)
         if ended:
             del self.running[key]
-        first = position == 0 and params.prompt_logprobs is not None
+        first = params.prompt_logprobs is not None and request.request_id not in self.scored
+        self.scored.add(request.request_id)
         return Output(
             request_id=request.request_id,
             token_ids=[token],
@@ -217,6 +225,10 @@ class ScriptedEngine:
         if self.script.get("eos_at", {}).get(str(sample)) == position:
             return EOS
         return token_at(request.prompt_token_ids, position, sample)
+
+    def _fails(self, request: Request) -> bool:
+        run = int(request.request_id.rpartition("/")[2])
+        return request.prompt_token_ids[-1] == self.script.get("fails") and run <= self.script["fail_runs"]
 
     def _first_life(self) -> bool:
         marker = Path(self.config.model, "died")
