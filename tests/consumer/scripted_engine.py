@@ -7,7 +7,7 @@ folder:
 
 - `step_s`: seconds that a step takes; `max_model_len`
 - `log`: a file for what was asked of it, see `logged`
-- `die_after_tokens`, `restart_s`, `poison_tokens`: deaths
+- `die_after_tokens`, `restart_s`, `poison_tokens`: deaths; `last_words`: what it reports before the first
 - `eos_at`: by sample index as text, the position at which its end token comes
 - `says`: the text that every output is, an end token behind it
 - `fingerprint`: of model and precision
@@ -29,7 +29,7 @@ from typing import Any
 import msgspec
 
 from engine.config import EngineConfig
-from engine.messages import HEADER, Abort, Ready, Step, Submit, command_decoder, encode_frame
+from engine.messages import HEADER, Abort, Fatal, Ready, Step, Submit, command_decoder, encode_frame
 from engine.request import Output, Request, Sample, TokenLogprobs
 
 EOS = 257
@@ -192,6 +192,9 @@ class ScriptedEngine:
         params, prompt = request.params, request.prompt_token_ids
         self.seen += 1
         if self.seen == self.script.get("die_after_tokens") and self._first_life():
+            if "last_words" in self.script:
+                self._send(Fatal(self.script["last_words"]))
+                sys.exit(1)
             os.abort()
         if prompt[-1] in self.script.get("poison_tokens", []):
             os.abort()
@@ -237,7 +240,7 @@ class ScriptedEngine:
         marker.touch()
         return True
 
-    def _send(self, message: Ready | Step) -> None:
+    def _send(self, message: Ready | Step | Fatal) -> None:
         self.link.setblocking(True)
         self.link.sendall(encode_frame(message))
 

@@ -256,6 +256,8 @@ async def test_an_engine_that_only_dies_ends_the_consumer_and_not_the_queue(
         with pytest.raises(EngineStartFailed, match="without finishing a job"):
             await make_consumer(redis_url, model).run()
     assert await redis.xlen(LANE) >= 50
+    pending = await redis.xpending_range(LANE, GROUP, "-", "+", 100)
+    assert {entry["consumer"] for entry in pending} == {b"-"}, "released for whoever has a better engine"
 
 
 async def test_a_lane_declared_while_the_consumer_is_busy_is_served(redis_url: str, tmp_path: Path) -> None:
