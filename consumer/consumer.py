@@ -12,8 +12,6 @@ import logging
 import secrets
 from collections.abc import Sequence
 
-from redis.asyncio import Redis
-
 from consumer.broker import Broker
 from consumer.engine_host import EngineHost
 from consumer.failures import retry_delay_ms
@@ -30,11 +28,13 @@ from penstock.errors import PenstockError, ServerError, ServerUnavailable
 from penstock.keys import Keys
 from penstock.link import BLOCK_MS, Link
 from penstock.messages import Heartbeat
+from penstock.pool import REPLY_TIMEOUT_S
 from penstock.server import check_server
 
 log = logging.getLogger(__name__)
 
 _LEAVE_TIMEOUT_S = 5.0
+_LEAST_REPLY_TIMEOUT_S = 1.0
 _HARD_CHECKPOINT_S = 0.8
 """What a second signal grants to the last checkpoint."""
 
@@ -53,11 +53,13 @@ class Consumer:
             engine_command: replaces `python -m engine.process`, see `start_engine`.
         """
         self._settings = settings
-        self._link = Link(settings.redis)
+        # A renewal that meets a connection which died without a word must have time for another one.
+        reply_timeout_s = max(_LEAST_REPLY_TIMEOUT_S, min(REPLY_TIMEOUT_S, settings.lease_s / 3))
+        self._link = Link(settings.redis, reply_timeout_s)
         name = f"{settings.stable_name}.{secrets.token_hex(4)}"
         self._broker = Broker(self._link, Keys(settings.shard), name, settings.lease_ms)
         self._outage = Outage(self._connection_lost)
-        self._publisher = Publisher(self._broker, self._drop, self._outage.note, self._retry_delay_ms)
+        self._publisher = Publisher(self._broker, self._drop, self._outage, self._retry_delay_ms)
         self._threads = TokenizerThreads(settings.coalesce_ms)
         self._engine = EngineHost(settings, self._threads, self._on_phase, engine_command)
         self._runs = Runs(self._engine, self._threads, self._publisher, settings.max_engine_deaths)
@@ -112,8 +114,7 @@ class Consumer:
         await self._engine.start()
 
     async def _check_server(self) -> None:
-        async with Redis.from_url(self._settings.redis) as redis:
-            report = await check_server(redis)
+        report = await check_server(self._settings.redis)
         report.require_suitable()
         for finding in report.findings:
             log.warning("%s", finding.words)
@@ -137,7 +138,9 @@ class Consumer:
 
     async def _cancel_loop(self) -> None:
         while True:
-            cancelled = await self._outage.patiently(lambda: self._broker.wait_for_cancelled(BLOCK_MS))
+            cancelled = await self._outage.patiently(
+                lambda: self._broker.wait_for_cancelled(self._outage.block_ms(BLOCK_MS))
+            )
             self._intake.cancel(cancelled)
             for key in cancelled:
                 self._runs.drop_key(key)

@@ -61,7 +61,9 @@ class Intake:
                     continue
             else:
                 self._runs.end_backlog()
-            await self._outage.patiently(lambda: self._broker.wait_for_jobs(_IDLE_BLOCK_MS))
+            await self._outage.patiently(
+                lambda: self._broker.wait_for_jobs(self._outage.block_ms(_IDLE_BLOCK_MS))
+            )
 
     def cancel(self, keys: set[str]) -> None:
         """These jobs were cancelled: those that are being admitted will not run."""

@@ -1,14 +1,17 @@
-"""The server's outages, as all loops of a consumer meet them: waited out, and logged once."""
+"""Trouble with the server, told once: a line when it begins, with its reason, and a line when it is over."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Hashable
 from typing import TypeVar
 
 from penstock.backoff import pauses
 from penstock.errors import ServerError, ServerUnavailable
+
+_SHORT_BLOCK_MS = 100
 
 log = logging.getLogger(__name__)
 
@@ -16,39 +19,58 @@ T = TypeVar("T")
 
 
 class Outage:
-    """Whether there is one, and what to do meanwhile."""
+    """Whose calls are failing now. It is over when the last of them has worked again."""
 
-    def __init__(self, on_lost: Callable[[], None]) -> None:
-        """Nothing has happened so far.
+    def __init__(self, on_unavailable: Callable[[], None]) -> None:
+        """Begin well.
 
         Args:
-            on_lost: called where the server does not answer.
+            on_unavailable: called at every failure that means an absent server, or a broken connection to it.
         """
-        self._on_lost = on_lost
-        self._lasts = False
+        self._on_unavailable = on_unavailable
+        self._failing: set[Hashable] = set()
+        self._since = 0.0
 
-    def note(self, error: ServerError) -> None:
-        """Take note of what a call has met."""
+    def failed(self, who: Hashable, error: ServerError) -> None:
+        """Note that a call of `who` has failed; it will be repeated."""
         # Several loops meet the same trouble, again and again: one line is enough until it is over.
-        log.log(logging.DEBUG if self._lasts else logging.WARNING, "waiting for the server: %s", error)
-        self._lasts = True
+        log.log(logging.DEBUG if self._failing else logging.WARNING, "waiting for the server: %s", error)
+        if not self._failing:
+            self._since = time.monotonic()
+        self._failing.add(who)
         if isinstance(error, ServerUnavailable):
-            self._on_lost()
+            self._on_unavailable()
 
-    def over(self) -> None:
-        """The server does as it is told."""
-        if self._lasts:
-            self._lasts = False
-            log.info("the server is well again")
+    def worked(self, who: Hashable) -> None:
+        """Note that a call of `who` has worked."""
+        if who not in self._failing:
+            return
+        self._failing.remove(who)
+        if not self._failing:
+            log.warning("the server is well again, after %.1f s", time.monotonic() - self._since)
+
+    def gave_up(self, who: Hashable) -> None:
+        """Note that a call of `who` is not wanted any more, whether it works by now or not."""
+        self._failing.discard(who)
 
     async def patiently(
         self, call: Callable[[], Awaitable[T]], trouble: type[ServerError] = ServerError
     ) -> T:
         """Call until it raises no `trouble`."""
-        for pause in pauses():
-            try:
-                return await call()
-            except trouble as error:
-                self.note(error)
-                await asyncio.sleep(pause)
+        try:
+            for pause in pauses():
+                try:
+                    reply = await call()
+                except trouble as error:
+                    self.failed(call, error)
+                    await asyncio.sleep(pause)
+                else:
+                    self.worked(call)
+                    return reply
+        finally:
+            self.gave_up(call)
         raise AssertionError("pauses never end")
+
+    def block_ms(self, wanted: int) -> int:
+        """How long a read may block: only briefly while the trouble lasts, so that its end shows."""
+        return min(wanted, _SHORT_BLOCK_MS) if self._failing else wanted

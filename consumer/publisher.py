@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 
 from consumer.broker import Broker
 from consumer.lease import Ending, Lease, Progress
+from consumer.outage import Outage
 from penstock.backoff import pauses
 from penstock.errors import ServerError
 
@@ -21,7 +22,7 @@ class Publisher:
         self,
         broker: Broker,
         on_lost: Callable[[Lease], None],
-        on_trouble: Callable[[ServerError], None],
+        outage: Outage,
         retry_delay_ms: Callable[[int], int],
     ) -> None:
         """Write by this broker.
@@ -31,7 +32,7 @@ class Publisher:
         """
         self._broker = broker
         self._on_lost = on_lost
-        self._on_trouble = on_trouble
+        self._outage = outage
         self._retry_delay_ms = retry_delay_ms
         self._progress: list[Progress] = []
         self._endings: list[Ending] = []
@@ -67,8 +68,9 @@ class Publisher:
             try:
                 await self._write()
                 waits = pauses()
+                self._outage.worked("events")
             except ServerError as error:
-                self._on_trouble(error)
+                self._outage.failed("events", error)
                 self._work.set()
                 await asyncio.sleep(next(waits))
 

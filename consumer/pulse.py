@@ -76,10 +76,10 @@ class Pulse:
                     self._on_lost(lease)
                 await self._broker.heartbeat(self._beat())
                 wait_s = self._lease_s / 3
-                self._outage.over()
+                self._outage.worked("leases")
                 await self._sweep_if_due()
             except ServerError as error:
-                self._outage.note(error)
+                self._outage.failed("leases", error)
                 wait_s = min(1.0, self._lease_s / 10)
             with contextlib.suppress(TimeoutError):
                 # Not asyncio.wait_for: before Python 3.12 it can swallow a cancellation.
