@@ -12,9 +12,12 @@ from consumer.lease import Lease
 from consumer.outage import Outage
 from consumer.runs import Runs
 from consumer.tokenizer_threads import TokenizerThreads
+from penstock.errors import ServerError
 
 _IDLE_BLOCK_MS = 1_000
 """Longest wait for new jobs before expired leases are looked for again."""
+_PAUSE_S = 0.25
+"""Between two claims where waiting is refused."""
 
 
 class Intake:
@@ -61,9 +64,7 @@ class Intake:
                     continue
             else:
                 self._runs.end_backlog()
-            await self._outage.patiently(
-                lambda: self._broker.wait_for_jobs(self._outage.block_ms(_IDLE_BLOCK_MS))
-            )
+            await self._wait()
 
     def cancel(self, keys: set[str]) -> None:
         """These jobs were cancelled: those that are being admitted will not run."""
@@ -73,6 +74,17 @@ class Intake:
         """How many more jobs the engine can admit soon, if they have as many samples as the last ones."""
         room = self._runs.room(self._lookahead)
         return room if room <= 0 else max(1, room // self._samples_per_job)
+
+    async def _wait(self) -> None:
+        """Until there may be something to claim."""
+        try:
+            await self._broker.wait_for_jobs(self._outage.block_ms(_IDLE_BLOCK_MS))
+        except ServerError as error:
+            # Not repeated: the claim goes round a key that is no lane, and waits for a server that is away.
+            self._outage.failed("waiting", error)
+            await asyncio.sleep(_PAUSE_S)
+        else:
+            self._outage.worked("waiting")
 
     async def _admit(self, *, last: bool) -> None:
         published = await self._published([lease for lease in self.admitting if lease.deliveries > 1])

@@ -281,7 +281,7 @@ async def test_a_strange_result_stream_or_heartbeat_stops_nobody(
     await redis.xgroup_create(LANE, GROUP, "0")
     await redis.xreadgroup(GROUP, "someone", {LANE: ">"})
     await redis.xclaim(LANE, GROUP, "-", 0, [entry], idle=10**6, justid=True)
-    async with Client(redis_url) as client, consuming(redis_url, model):
+    async with Client(redis_url) as client, consuming(redis_url, model, lease_s=3):
         done = await client.result(await client.submit(short("good")), timeout=10)
         assert done.text == expected_text("good", 5)
         assert (await client.result(job_id, timeout=10)).outputs[0].finish_reason == "length"
