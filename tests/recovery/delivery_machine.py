@@ -194,7 +194,7 @@ class DeliveryMachine(ClientRules):
         if takes_over:
             for job in self.model.live():
                 if job.owner.startswith(f"{name}."):
-                    self.model.retired(job.owner)
+                    self.model.retired(job.owner, new.lanes)
         if is_known or len(self.actors) >= MAX_ACTORS:
             self.actors.remove(old)
         self.actors.append(new)
@@ -216,7 +216,7 @@ class DeliveryMachine(ClientRules):
         expected = 0
         for other in self.actors:
             if other.is_silent and other is not actor:
-                expected += self.model.retired(other.name)
+                expected += self.model.retired(other.name, actor.lanes)
                 other.is_silent = False  # its heartbeat is gone as well
         assert self.do(actor.broker.sweep()) == expected
 

@@ -115,9 +115,9 @@ class Model:
         """Whoever held the job does no more."""
         job.phase, job.owner, job.claimable = "released", "", claimable
 
-    def retired(self, consumer: str) -> int:
-        """A consumer's name was removed; gives how many leases it held."""
-        held = [job for job in self.live() if job.phase == "held" and job.owner == consumer]
+    def retired(self, consumer: str, lanes: set[str]) -> int:
+        """A consumer's name was removed from these lanes; gives how many leases it held there."""
+        held = [job for job in self.live() if job.owner == consumer and job.lane in lanes]
         for job in held:
             self.released(job, claimable=True)
         return len(held)
