@@ -195,6 +195,8 @@ class DeliveryMachine(ClientRules):
             for job in self.model.live():
                 if job.owner.startswith(f"{name}."):
                     self.model.retired(job.owner, new.lanes)
+            for actor in self.actors:
+                actor.is_silent = actor.is_silent and not actor.name.startswith(f"{name}.")
         if is_known or len(self.actors) >= MAX_ACTORS:
             self.actors.remove(old)
         self.actors.append(new)
