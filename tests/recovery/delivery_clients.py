@@ -139,7 +139,8 @@ class ClientRules(RuleBasedStateMachine):
     @precondition(lambda self: self.model.jobs)
     @rule(pick=PICK)
     def cancel(self, pick: int) -> None:
-        job = self.pick_job(pick)
+        live = self.model.live()
+        job = live[pick % len(live)] if live and pick % 8 else self.pick_job(pick)
         assert self.do(self.client.cancel(job.job_id)) == (job.phase != "ended")
         if job.phase != "ended":
             self.model.ended(job, "cancelled")
@@ -150,6 +151,8 @@ class ClientRules(RuleBasedStateMachine):
     @rule(pick=PICK)
     def ask(self, pick: int) -> None:
         job = self.pick_job(pick)
+        never = f"{job.lane}.99999999999999-0.0123456789abcdef"
+        assert self.do(self.client.status(never)) == Unknown()
         status = self.do(self.client.status(job.job_id))
         match status:
             case Queued():
@@ -171,22 +174,21 @@ class ClientRules(RuleBasedStateMachine):
         if isinstance(status, Queued | Released):
             assert (status.waits_for == "resume") == self.model.is_paused(job.lane)
 
-    @rule(lane=LANES)
-    def ask_for_what_never_was(self, lane: str) -> None:
-        assert self.do(self.client.status(f"{lane}.99999999999999-0.0123456789abcdef")) == Unknown()
-
-    @rule(lane=st.none() | LANES, is_paused=st.booleans())
-    def pause_or_resume(self, lane: str | None, is_paused: bool) -> None:
-        if is_paused:
-            self.do(self.client.pause(lane))
-            self.model.paused.add(lane or "*")
-        else:
-            self.do(self.client.resume(lane))
-            self.model.paused.discard(lane or "*")
+    @rule(lane=st.none() | LANES)
+    def pause(self, lane: str | None) -> None:
+        self.do(self.client.pause(lane))
+        self.model.paused.add(lane or "*")
         if lane is not None:
             self.model.declared.add(lane)
 
-    @rule(lane=LANES, limit=st.sampled_from([None, 0, 8]), weight=st.sampled_from([0.01, 1, 1000]))
+    @precondition(lambda self: self.model.paused)
+    @rule()
+    def resume(self) -> None:
+        for lane in sorted(self.model.paused):
+            self.do(self.client.resume(None if lane == "*" else lane))
+        self.model.paused.clear()
+
+    @rule(lane=LANES, limit=st.sampled_from([None, None, 0, 8]), weight=st.sampled_from([0.01, 1, 1000]))
     def set_lane(self, lane: str, limit: int | None, weight: float) -> None:
         self.do(self.client.set_lane(lane, max_jobs=limit, weight=weight))
         self.model.declared.add(lane)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
 
 from consumer.lease import Ending, Lease
+from penstock import Job
 from penstock.keys import DEFAULT_LANE, GROUP, Keys
 from tests.recovery.delivery_actor import Actor, Run
 from tests.recovery.delivery_audit import audit
@@ -33,6 +34,8 @@ class DeliveryMachine(ClientRules):
         self.link = connections.link
         self.num_started = 0
         self.actors = [self.start("alpha"), self.start("beta")]
+        first = [Job(prompt="x", stream=n > 0) for n in range(3)]
+        self.accept(self.do(self.client.submit_many(first)), DEFAULT_LANE, first, [""] * len(first))
 
     def start(self, name: str, *, takes_over: bool = False) -> Actor:
         """A new process of a consumer."""
@@ -85,16 +88,21 @@ class DeliveryMachine(ClientRules):
 
     @rule(who=PICK)
     def lose_connection(self, who: int) -> None:
+        """Nobody's idle time can be trusted for a while; and maybe it is a server that knows no script."""
         actor = self.actor(who)
         actor.broker.connection_lost()
         actor.reclaims = False
+        self.server.script_flush()
 
     # Working
 
     @at_work
-    @rule(who=PICK)
-    def renew(self, who: int) -> None:
+    @rule(who=PICK, is_late=st.booleans())
+    def renew(self, who: int, is_late: bool) -> None:
+        """In time; or late, and nobody else was there in the meantime, if it is still its own."""
         actor = self.worker(who)
+        if is_late:
+            self.let_expire(actor.name)
         held = [run for run in actor.runs if self.model.holds(run.lease, actor.name)]
         lost = self.do(actor.broker.renew([run.lease for run in actor.runs]))
         self.check_lost(actor, lost, actor.runs, held)
@@ -137,8 +145,8 @@ class DeliveryMachine(ClientRules):
         actor.forget([run.lease for run in runs])
 
     @at_work
-    @rule(who=PICK, pick=PICK, delay_ms=DELAYS)
-    def fail(self, who: int, pick: int, delay_ms: int) -> None:
+    @rule(who=PICK, pick=PICK, delay_ms=DELAYS, repeats=st.booleans())
+    def fail(self, who: int, pick: int, delay_ms: int, repeats: bool) -> None:
         """A failure that is worth another attempt, if there is one left."""
         actor = self.worker(who)
         for run in actor.some([pick]):
@@ -147,15 +155,19 @@ class DeliveryMachine(ClientRules):
             expected = self.model.failed(job, delay_ms) if held else "lost"
             ending: Ending = run.failed(0, retryable=True)
             assert self.do(actor.broker.fail(ending, delay_ms)) == expected
+            if repeats:
+                assert self.do(actor.broker.fail(ending, delay_ms)) == "lost"
             actor.forget([run.lease])
 
     @at_work
-    @rule(who=PICK, picks=SOME, delay_ms=DELAYS)
-    def release(self, who: int, picks: list[int], delay_ms: int) -> None:
+    @rule(who=PICK, picks=SOME, delay_ms=DELAYS, repeats=st.booleans())
+    def release(self, who: int, picks: list[int], delay_ms: int, repeats: bool) -> None:
         actor = self.worker(who)
         runs = actor.some(picks)
         held = [run for run in runs if self.model.holds(run.lease, actor.name)]
         self.do(actor.broker.release([run.lease for run in runs], delay_ms))
+        if repeats:
+            self.do(actor.broker.release([run.lease for run in runs], LEASE_MS))
         for run in held:
             self.model.released(self.model.jobs[run.lease.key], claimable=delay_ms == 0)
         actor.forget([run.lease for run in runs])
@@ -172,6 +184,13 @@ class DeliveryMachine(ClientRules):
             self.model.jobs[run.lease.key].claimable = False
 
     # Trouble
+
+    @at_work
+    @rule(who=PICK, by=PICK, credit=st.integers(1, 4))
+    def overtake(self, who: int, by: int, credit: int) -> None:
+        """A consumer stands still for a lease's time, and others go on with its jobs. It does not know."""
+        self.let_expire(self.worker(who).name)
+        self.take(self.actor(by), credit)
 
     @rule(who=st.none() | PICK)
     def time_passes(self, who: int | None) -> None:
@@ -222,10 +241,6 @@ class DeliveryMachine(ClientRules):
                 other.is_silent = False  # its heartbeat is gone as well
         assert self.do(actor.broker.sweep()) == expected
 
-    @rule()
-    def forget_scripts(self) -> None:
-        self.server.script_flush()
-
     @invariant()
     def sound(self) -> None:
         audit(self.server, self.model)
@@ -234,9 +249,7 @@ class DeliveryMachine(ClientRules):
 
     def teardown(self) -> None:
         """Whatever happened: every accepted job ends, once, and nothing is left over."""
-        for lane in sorted(self.model.paused):
-            self.do(self.client.resume(None if lane == "*" else lane))
-        self.model.paused.clear()
+        self.resume()
         last = self.start("omega")
         for _ in range(100):
             if not self.model.live():

@@ -10,8 +10,8 @@ from tests.recovery.delivery_machine import DeliveryMachine
 from tests.recovery.delivery_server import Connections
 
 SETTINGS = settings(
-    max_examples=30,
-    stateful_step_count=40,
+    max_examples=80,
+    stateful_step_count=50,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
