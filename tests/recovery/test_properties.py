@@ -10,7 +10,7 @@ from tests.recovery.delivery_machine import DeliveryMachine
 from tests.recovery.delivery_server import Connections
 
 SETTINGS = settings(
-    max_examples=80,
+    max_examples=120,
     stateful_step_count=50,
     deadline=None,
     derandomize=True,
