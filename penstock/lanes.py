@@ -17,7 +17,7 @@ class LaneSettings(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     weight: Annotated[float, Meta(ge=0.01, le=1000)] = 1.0
     """Share of the tokens where several lanes wait, in proportion to the others' weights."""
-    max_jobs: Annotated[int, Meta(ge=0)] | None = None
+    max_jobs: Annotated[int, Meta(ge=0, le=10**12)] | None = None  # scripts write larger ones as 1e+14
     """An enqueue that would leave more outstanding jobs is refused; by default as the queue is set."""
     paused: bool = False
     """Consumers take nothing from it. What runs goes on, and jobs can be enqueued."""

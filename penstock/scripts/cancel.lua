@@ -6,6 +6,8 @@
 local lane, result, control, attempts, batch, done = unpack(KEYS)
 local group, entry, nonce, job_id, ttl, row, event = unpack(ARGV)
 
+local BATCH_TTL = 30 * 86400 * 1000 -- ms after the last row was enqueued or ended
+
 local function nonce_of(fields)
   local nonce = ''
   for i = 1, #fields, 2 do
@@ -29,6 +31,8 @@ if is_row then
   redis.call('HINCRBY', batch, 'failed', 1)
   redis.call('XADD', done, '*', 'job_id', job_id, 'row', row, 'event', event)
   redis.call('DEL', result)
+  redis.call('PEXPIRE', batch, BATCH_TTL)
+  redis.call('PEXPIRE', done, BATCH_TTL)
 else
   local count = last and string.match(last[1], '^%d+') or '0'
   redis.call('XADD', result, count .. '-1', 'event', event)

@@ -11,7 +11,7 @@
 local lanes, deficits, attempts = KEYS[1], KEYS[2], KEYS[3]
 local group, consumer, lease, credit = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local QUANTUM = 256 -- tokens; also what a lane's jobs are taken to cost before any has ended
-local MOST_DEBT = 64 -- jobs of the lane's average cost
+local MOST = 64 -- jobs of the lane's average cost: bound of debts, and of what jobs that cost less give back
 local taken, states, served = {}, {}, {}
 
 local function with_group(lane, command)
@@ -37,7 +37,9 @@ end
 local function settings_of(name)
   local known = redis.call('HGET', lanes, name)
   if not known or known == '{}' then return {} end
-  return cjson.decode(known)
+  -- What somebody wrote there by hand may be anything, and is not to keep the other lanes waiting.
+  local sound, settings = pcall(cjson.decode, known)
+  return sound and type(settings) == 'table' and settings or {}
 end
 
 -- How often the job has failed: only of those delivered before, who are few.
@@ -71,18 +73,17 @@ end
 
 -- How many wait for their first consumer, and the last one that did not.
 local function waiting(lane)
-  local length = redis.pcall('XLEN', lane.key)
-  if type(length) == 'table' or length == 0 then return 0 end
   local groups = with_group(lane, {'XINFO', 'GROUPS', lane.key}) or {}
   for _, flat in ipairs(groups) do
     local info = as_map(flat)
     if info['name'] == group then
       lane.delivered = info['last-delivered-id']
-      -- At least one try: on Redis 6.2, an entry deleted by hand stays pending and spoils the difference.
-      return math.max(length - info['pending'], 1)
+      if lane.length > info['pending'] then return lane.length - info['pending'] end
+      -- An entry deleted by hand stays pending and spoils the difference.
+      return #redis.call('XRANGE', lane.key, '(' .. lane.delivered, '+', 'COUNT', 1)
     end
   end
-  return length
+  return lane.length
 end
 
 local function read_new(lane, count)
@@ -109,13 +110,19 @@ local function refill(active)
   end
 end
 
--- Decide how many new jobs of each lane to take; gives the lane whose turn goes on, or comes next.
+-- Decide how many new jobs of each lane to take; gives the lane whose turn comes next, or, with a `>` before it, the
+-- lane whose turn goes on: it has been given its quantum.
 local function divide(active, turn)
   local left, room, at, idle = #active, credit, 1, 0
+  local goes_on, name = string.match(turn, '^(>?)(.*)$')
   for i, lane in ipairs(active) do
-    if lane.name >= turn then at = i break end
+    if lane.name >= name then at = i break end
   end
-  local resumed = active[at] and active[at].name == turn and active[at].deficit > 0
+  local resumed = goes_on == '>' and active[at].name == name
+  if resumed and active[at].deficit <= 0 then
+    -- Its jobs cost more than they were charged: that was its turn.
+    at, resumed = at % #active + 1, false
+  end
   while room > 0 and left > 0 do
     local lane = active[at]
     local before = room
@@ -126,7 +133,7 @@ local function divide(active, turn)
         lane.count, lane.deficit, room = lane.count + count, lane.deficit - count * lane.cost, room - count
       end
       if lane.waiting == lane.count then left = left - 1 end
-      if room == 0 and lane.deficit > 0 and lane.waiting > lane.count then return lane.name end
+      if room == 0 and lane.deficit > 0 and lane.waiting > lane.count then return '>' .. lane.name end
     end
     resumed = false
     idle = room < before and 0 or idle + 1
@@ -136,35 +143,58 @@ local function divide(active, turn)
     end
     at = at % #active + 1
   end
-  return active[at] and active[at].name or ''
+  return active[at].name
 end
 
 local function load(index)
-  local name = ARGV[3 + 2 * index]
-  local settings = settings_of(name)
-  local known = redis.call('HMGET', deficits, name, name .. ':cost')
   local lane = {
-    index = index - 1, key = KEYS[3 + index], name = name, cursor = ARGV[4 + 2 * index], count = 0,
-    weight = tonumber(settings['weight'] or 1), deficit = tonumber(known[1] or 0) or 0,
-    cost = math.max(tonumber(known[2] or QUANTUM) or QUANTUM, 1), delivered = '0-0',
+    index = index - 1, key = KEYS[3 + index], name = ARGV[3 + 2 * index], cursor = ARGV[4 + 2 * index], count = 0,
+    delivered = '0-0',
   }
-  lane.deficit = math.max(lane.deficit, -MOST_DEBT * math.max(lane.cost, QUANTUM * lane.weight))
-  return lane, settings['paused']
+  local length = redis.pcall('XLEN', lane.key)
+  lane.length = type(length) == 'number' and length or 0
+  return lane
+end
+
+-- Whether the lane is served. Of empty lanes, which may be many, nothing is asked but whether they are.
+local function is_served(lane, queue_paused)
+  if lane.length == 0 then
+    lane.cursor = lane.cursor ~= '' and '0-0' or ''
+    return false
+  end
+  local settings = settings_of(lane.name)
+  if queue_paused or settings['paused'] == true then
+    -- Whoever waits for entries beyond these hears on the control stream that the lane goes on.
+    lane.delivered = redis.call('XREVRANGE', lane.key, '+', '-', 'COUNT', 1)[1][1]
+    return false
+  end
+  local weight = tonumber(settings['weight'] or 1) or 1
+  lane.weight = weight >= 0.01 and math.min(weight, 1000) or 0.01
+  local known = redis.call('HMGET', deficits, lane.name, lane.name .. ':cost')
+  lane.cost = math.max(tonumber(known[2] or QUANTUM) or QUANTUM, 1)
+  local most = MOST * math.max(lane.cost, QUANTUM * lane.weight)
+  lane.deficit = math.min(math.max(tonumber(known[1] or 0) or 0, -most), most)
+  return true
 end
 
 local all, active = {}, {}
-local is_paused = settings_of('*')['paused']
+local queue_paused = settings_of('*')['paused'] == true
 for index = 1, #KEYS - 3 do
-  local lane, lane_paused = load(index)
+  local lane = load(index)
   all[index] = lane
-  if not is_paused and not lane_paused then served[#served + 1] = lane end
+  if is_served(lane, queue_paused) then served[#served + 1] = lane end
 end
 for _, lane in ipairs(served) do
   if credit > 0 and lane.cursor ~= '' then reclaim(lane) end
 end
 for _, lane in ipairs(served) do
   lane.waiting = waiting(lane)
-  if lane.waiting > 0 then active[#active + 1] = lane end
+  if lane.waiting > 0 then
+    active[#active + 1] = lane
+  elseif lane.deficit > 0 then
+    -- Nobody saves up while there is nothing to take. (On a full server this is for another time.)
+    redis.pcall('HSET', deficits, lane.name, 0)
+  end
 end
 if credit > 0 and #active > 0 then
   local turn = divide(active, redis.call('HGET', deficits, '*') or '')
@@ -174,7 +204,10 @@ if credit > 0 and #active > 0 then
     lane.deficit = lane.deficit + (charged - count) * lane.cost
     -- A lane with nothing left to take keeps its debts and not its savings.
     if count < charged or lane.waiting <= charged then lane.deficit = math.min(lane.deficit, 0) end
-    redis.call('HSET', deficits, lane.name, string.format('%.1f', lane.deficit))
+  end
+  -- Behind the reads: a full server refuses a script's first write if it needs memory.
+  for _, lane in ipairs(active) do
+    redis.call('HSET', deficits, lane.name, string.format('%.2f', lane.deficit))
   end
   redis.call('HSET', deficits, '*', turn)
 end

@@ -12,7 +12,6 @@ local lane, deficits, attempts = KEYS[1], KEYS[2], KEYS[3]
 local group, consumer, name, is_rows = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
 local batch, done = KEYS[4], KEYS[5]
 local FIRST_KEY, WIDTH = is_rows and 6 or 4, is_rows and 11 or 9
-local BATCH_TTL = 30 * 86400 * 1000 -- ms after the last row was enqueued or ended
 local COST_MEMORY = 1 / 16 -- weight of the newest job in the lane's average cost
 
 local function args_of(i)
@@ -24,18 +23,26 @@ for i = 0, #KEYS - FIRST_KEY do
   entries[#entries + 1], deliveries[#deliveries + 1] = args_of(i)
 end
 local holding = held(lane, group, consumer, entries, deliveries)
-local ended = {}
-for _, entry in ipairs(entries) do
-  if holding[entry] then ended[#ended + 1] = entry end
+local ended, seen = {}, {}
+for i, entry in ipairs(entries) do
+  holding[i] = holding[i] and not seen[entry]
+  if holding[i] then
+    ended[#ended + 1] = entry
+    seen[entry] = true
+  end
 end
 
 -- The lane pays the difference between what its jobs cost and what was charged when they were claimed.
-local function settle(extra, cost, count)
-  local known = redis.call('HMGET', deficits, name, name .. ':cost')
+local function settle(known, extra, cost, count)
+  local deficit = (tonumber(known[1] or false) or 0) - extra
+  -- Nobody saves up while there is nothing to take.
+  if deficit > 0 and redis.call('XLEN', lane) == 0 then deficit = 0 end
+  redis.call('HSET', deficits, name, string.format('%.1f', deficit))
+  if count == 0 then return end
   local average = tonumber(known[2] or false) or cost / count
   local kept = (1 - COST_MEMORY) ^ count
-  redis.call('HSET', deficits, name, string.format('%.1f', (tonumber(known[1] or false) or 0) - extra),
-    name .. ':cost', string.format('%.1f', average * kept + cost / count * (1 - kept)))
+  redis.call('HSET', deficits, name .. ':cost',
+    string.format('%.1f', average * kept + cost / count * (1 - kept)))
 end
 
 local committed = {}
@@ -43,18 +50,19 @@ if #ended == 0 then
   for i = 1, #entries do committed[i] = 0 end
   return committed
 end
+-- These reads refuse keys of a wrong type before the first write.
+-- A batch that its owner deleted takes no more rows; their results stand alone.
+local to_batch = is_rows and redis.call('HLEN', batch) > 0 and redis.call('XLEN', done) >= 0
+local any_attempts = redis.call('HLEN', attempts) > 0
+local known = redis.call('HMGET', deficits, name, name .. ':cost')
 redis.call('XACK', lane, group, unpack(ended))
 redis.call('XDEL', lane, unpack(ended))
--- A batch that its owner deleted takes no more rows; their results stand alone.
-local to_batch = is_rows and redis.call('EXISTS', batch) == 1
-local any_attempts = redis.call('EXISTS', attempts) == 1
 local extra, cost, count = 0, 0, 0
 for i = 0, #entries - 1 do
   local result = KEYS[FIRST_KEY + i]
-  local entry, _, charged, spent, ttl, tokens_id, tokens, terminal_id, terminal, counter, row = args_of(i)
+  local _, _, charged, spent, ttl, tokens_id, tokens, terminal_id, terminal, counter, row = args_of(i)
   committed[i + 1] = 0
-  if holding[entry] then
-    holding[entry] = nil
+  if holding[i + 1] then
     if to_batch then
       write_row(batch, done, counter, job_of(result), row, terminal, result)
     else
@@ -68,10 +76,6 @@ for i = 0, #entries - 1 do
     committed[i + 1] = 1
   end
 end
-if count > 0 then settle(extra, cost, count) end
-if to_batch then
-  -- Whoever drives a batch deletes it; one that nobody has touched for so long, nobody will.
-  redis.call('PEXPIRE', batch, BATCH_TTL)
-  redis.call('PEXPIRE', done, BATCH_TTL)
-end
+if extra ~= 0 or count > 0 then settle(known, extra, cost, count) end
+if to_batch then keep_batch(batch, done) end
 return committed

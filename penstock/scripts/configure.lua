@@ -3,7 +3,9 @@
 -- ARGV: lane name or '*', then pairs of a setting's name and its JSON value ('null' removes it)
 -- Reply: the settings as they are now, JSON
 local lanes, control, name = KEYS[1], KEYS[2], ARGV[1]
-local settings = cjson.decode(redis.call('HGET', lanes, name) or '{}')
+-- What somebody wrote there by hand may be anything, and is set anew.
+local sound, settings = pcall(cjson.decode, redis.call('HGET', lanes, name) or '{}')
+if not sound or type(settings) ~= 'table' then settings = {} end
 for i = 2, #ARGV, 2 do
   local value = cjson.decode('[' .. ARGV[i + 1] .. ']')[1]
   if value == cjson.null then value = nil end

@@ -1,5 +1,7 @@
 -- Prelude of the scripts that end jobs: where a terminal event goes.
 
+local BATCH_TTL = 30 * 86400 * 1000 -- ms after the last row was enqueued or ended
+
 -- The id of the last entry that a stream ever had.
 local function last_id(stream)
   local info = redis.call('XINFO', 'STREAM', stream)
@@ -37,6 +39,12 @@ local function write_row(batch, done, counter, job_id, row, terminal, result)
   redis.call('HINCRBY', batch, counter, 1)
   redis.call('XADD', done, '*', 'job_id', job_id, 'row', row, 'event', terminal)
   redis.call('DEL', result)
+end
+
+-- Whoever drives a batch deletes it; one that nobody has touched for so long, nobody will.
+local function keep_batch(batch, done)
+  redis.call('PEXPIRE', batch, BATCH_TTL)
+  redis.call('PEXPIRE', done, BATCH_TTL)
 end
 
 -- The job's id is what its result stream is called.

@@ -51,11 +51,14 @@ if is_batch then
   if moves and at ~= expected then return redis.error_reply('CURSORMOVED ' .. at) end
   total = tonumber(redis.call('HGET', batch, 'total') or 0)
 end
-local known, jobs = {}, 0
+local known, jobs, new = {}, 0, {}
 for i = FIRST, #ARGV, 2 do
   local place = (i - FIRST) / 2
-  known[place] = is_keyed and redis.call('GET', KEYS[FIRST_KEY + place])
-  if not known[place] then jobs = jobs + 1 end
+  local key = is_keyed and KEYS[FIRST_KEY + place]
+  known[place] = key and redis.call('GET', key)
+  -- A key that is there twice makes one job.
+  if not known[place] and not (key and new[key]) then jobs = jobs + 1 end
+  if key then new[key] = true end
 end
 limit = tonumber(setting('max_jobs', name) or setting('max_jobs', '*') or limit)
 if jobs > 0 and length + jobs > limit then

@@ -29,19 +29,23 @@ if count + 1 < tonumber(allowed) then
   return 'retry'
 end
 
-local fields = redis.call('XRANGE', lane, entry, entry)[1][2]
-local job = ''
+local found = redis.call('XRANGE', lane, entry, entry)[1] -- nothing where somebody deleted it by hand
+local fields, job = found and found[2] or {}, ''
 for i = 1, #fields, 2 do
   if fields[i] == 'job' then job = fields[i + 1] end
 end
+-- These reads refuse keys of a wrong type before the first write.
+redis.call('XLEN', dead)
+local to_batch = batch and redis.call('HLEN', batch) > 0 and redis.call('XLEN', done) >= 0
 redis.call('XACK', lane, group, entry)
 redis.call('XDEL', lane, entry)
 redis.call('HDEL', attempts, job_id)
 redis.call('XADD', dead, '*', 'job_id', job_id, 'job', job, 'event', terminal,
   'attempts', known .. record(0) .. '\n')
 redis.call('XTRIM', dead, 'MINID', '~', string.format('%.0f', math.max(now - tonumber(keep), 0)))
-if batch and redis.call('EXISTS', batch) == 1 then
+if to_batch then
   write_row(batch, done, 'failed', job_id, row, terminal, result)
+  keep_batch(batch, done)
 else
   write_result(result, ttl, drop, '', terminal_id, terminal)
 end

@@ -22,8 +22,8 @@ for i = 0, #KEYS - 2 do
 end
 local holding = held(lane, group, consumer, entries, deliveries)
 local renewed = {}
-for entry, holds_it in pairs(holding) do
-  if holds_it then renewed[#renewed + 1] = entry end
+for i, entry in ipairs(entries) do
+  if holding[i] then renewed[#renewed + 1] = entry end
 end
 -- Progress renews the lease. This write comes first also because a full server refuses a script's first write if
 -- it needs memory, but none after one that does not: what runs can finish, and free memory.
@@ -35,9 +35,9 @@ end
 local published = {}
 for i = 0, #entries - 1 do
   local result = KEYS[2 + i]
-  local entry, _, ttl, earlier, id, event, drop = args_of(i)
+  local _, _, ttl, earlier, id, event, drop = args_of(i)
   published[i + 1] = 0
-  if holding[entry] and count_in(result) >= tonumber(earlier) then
+  if holding[i + 1] and count_in(result) >= tonumber(earlier) then
     local reply = redis.pcall('XADD', result, id, 'event', event)
     if type(reply) ~= 'table' then
       -- Only once: a repeat of this call is refused above, and what it added stays.

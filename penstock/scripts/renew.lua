@@ -10,8 +10,8 @@ end
 local holding = held(lane, group, consumer, entries, deliveries)
 local renewed, reply = {}, {}
 for i, entry in ipairs(entries) do
-  reply[i] = holding[entry] and 1 or 0
-  if holding[entry] then renewed[#renewed + 1] = entry end
+  reply[i] = holding[i] and 1 or 0
+  if holding[i] then renewed[#renewed + 1] = entry end
 end
 if #renewed > 0 then
   renewed[#renewed + 1] = 'JUSTID'

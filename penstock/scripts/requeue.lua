@@ -5,7 +5,10 @@
 local dead, lane, lanes, control = unpack(KEYS)
 local letter, name, nonce, job = unpack(ARGV)
 if not redis.call('XRANGE', dead, letter, letter)[1] then return '' end
+-- These reads refuse keys of a wrong type before the first write.
 redis.call('XLEN', lane)
+redis.call('XLEN', control)
+redis.call('HLEN', lanes)
 redis.call('XDEL', dead, letter)
 if redis.call('HSETNX', lanes, name, '{}') == 1 then
   redis.call('XADD', control, 'MAXLEN', '~', 10000, '*', 'lane', name)

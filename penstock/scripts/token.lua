@@ -16,10 +16,11 @@ local function holds(lane, group, consumer, entry, deliveries)
     and pending[1][2] == consumer and pending[1][4] == tonumber(deliveries)
 end
 
--- Which of many leases of one lane are still held: by entry id, true. One look at all that the consumer holds
--- between the first and the last of them costs less than one look at each.
+-- Which of many leases of one lane are still held: by their places, true. One look at all that the consumer holds
+-- between the first and the last of them costs less than one look at each. A consumer may ask for an older lease of
+-- an entry and a newer one at once: only the newer is held.
 local function held(lane, group, consumer, entries, deliveries)
-  local found = {}
+  local holding = {}
   local counts, whole = {}, #entries < 4
   if not whole then
     local low, high = entries[1], entries[1]
@@ -28,16 +29,16 @@ local function held(lane, group, consumer, entries, deliveries)
     end
     local limit = 4 * #entries
     local rows = redis.pcall('XPENDING', lane, group, low, high, limit, consumer)
-    if rows.err then return found end
+    if rows.err then return holding end
     for _, row in ipairs(rows) do counts[row[1]] = row[4] end
     whole = #rows == limit
   end
   for i, entry in ipairs(entries) do
     if counts[entry] then
-      found[entry] = counts[entry] == tonumber(deliveries[i])
+      holding[i] = counts[entry] == tonumber(deliveries[i])
     elseif whole then
-      found[entry] = holds(lane, group, consumer, entry, deliveries[i])
+      holding[i] = holds(lane, group, consumer, entry, deliveries[i])
     end
   end
-  return found
+  return holding
 end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -125,3 +126,34 @@ async def test_who_starts_alone_on_a_fresh_server_waits_for_nobody(
     await other.start(take_over="node")
     assert [lease.job_id for lease in await other.claim(1)] == [theirs.lease.job_id]
     await link.aclose()
+
+
+@pytest.mark.parametrize("lane", ["standard", None])
+async def test_what_is_paused_wakes_nobody_until_it_goes_on(
+    redis: Redis, redis_url: str, broker: Broker, lane: str | None
+) -> None:
+    async with Client(redis_url) as client:
+        await client.pause(lane)
+        ids = await client.submit_many(["x"] * 5)
+        await broker.wait_for_cancelled(1)  # reads what is on the control stream so far
+        assert await broker.claim(10) == []
+        async with asyncio.timeout(10):
+            waiting = asyncio.create_task(broker.wait_for_jobs(10_000))
+            while not (await redis.info("clients"))["blocked_clients"]:
+                assert not waiting.done(), "it would claim in vain, again and again"
+                await asyncio.sleep(0.01)
+            await client.resume(lane)
+            await waiting
+        assert [lease.key for lease in await broker.claim(10)] == ids
+
+
+async def test_renewing_an_older_lease_does_not_hide_the_newer_one(
+    redis: Redis, redis_url: str, link: Link, broker: Broker
+) -> None:
+    """Where this process was too slow to renew, and was given its own job anew."""
+    (first,) = await claimed(redis_url, broker)
+    entry = first.lease.job_id.entry
+    await redis.xclaim(KEYS.jobs("standard"), GROUP, "node.aaaa", 0, [entry], idle=60_000, justid=True)
+    (second,) = await Broker(link, KEYS, "node.aaaa", 60_000).claim(1)  # its next look for expired leases
+    assert await broker.renew([second, first.lease]) == [first.lease]
+    assert await broker.renew([first.lease, second]) == [first.lease]

@@ -1,0 +1,25 @@
+"""Delivery under random interleavings; `python -m tests.recovery.long_properties` does it for long."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.recovery.delivery_machine import DeliveryMachine
+from tests.recovery.delivery_server import Connections
+
+SETTINGS = settings(
+    max_examples=120,
+    stateful_step_count=50,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+
+
+def test_delivery(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Every claim looks for expired leases, not one in a quarter of a second.
+    monkeypatch.setattr("consumer.broker._RECLAIM_EVERY_S", 0.0)
+    with Connections(redis_url) as connections:
+        run_state_machine_as_test(lambda: DeliveryMachine(connections), settings=SETTINGS)
