@@ -52,16 +52,19 @@ class ModelDisagreement(PenstockError):
 class Consumer:
     """One consumer process. `run` until `stop` was called and everything is given back."""
 
-    def __init__(self, settings: Settings, *, engine_command: Sequence[str] = ()) -> None:
+    def __init__(
+        self, settings: Settings, *, engine_command: Sequence[str] = (), broker_type: type[Broker] = Broker
+    ) -> None:
         """Prepare; nothing is connected or started before `run`.
 
         Args:
             engine_command: replaces `python -m engine.process`, see `start_engine`.
+            broker_type: replaces the broker by one that fails where a test wants it to.
         """
         self._settings = settings
         self._link = Link(settings.redis)
         name = f"{settings.stable_name}.{secrets.token_hex(4)}"
-        self._broker = Broker(self._link, Keys(settings.shard), name, settings.lease_ms)
+        self._broker = broker_type(self._link, Keys(settings.shard), name, settings.lease_ms)
         self._publisher = Publisher(self._broker, self._drop, self._trouble)
         self._troubled = False
         self._threads = TokenizerThreads(settings.coalesce_ms)
