@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 import msgspec
 
@@ -14,16 +15,22 @@ from penstock.batch import Batch
 from penstock.client import Client
 from penstock.errors import CursorMoved, JobFailed, JobLost, ServerUnavailable
 from penstock.follower import is_terminal
-from penstock.keys import JobId
-from penstock.messages import Event, Failed
-from tests.storm.ledger import Ledger, Record
-from tests.storm.pool import Kind, Question
+from penstock.messages import Done, Event, Failed
+from tests.storm.ledger import Ledger
+from tests.storm.pool import Kind, Question, Spec
 
 T = TypeVar("T")
 
-WEIGHTS: Final = {"short": 50, "long": 14, "samples": 12, "plain": 6, "cancel": 10, "batch": 8}
+WEIGHTS: Final[dict[Kind | Literal["cancel", "batch"], int]] = {
+    "short": 200,
+    "long": 14,
+    "samples": 12,
+    "plain": 6,
+    "cancel": 10,
+    "batch": 8,
+}
 """What a client does next."""
-ROWS: Final = 12
+ROWS: Final = 6
 ANSWER_TIMEOUT_S: Final = 240.0
 """A job that has not ended by then is lost."""
 HOP: Final = 0.05
@@ -42,8 +49,7 @@ class Clients:
         self._rng = rng
         self.batches: list[Batch] = []
         """Done with, and not yet audited."""
-        self.num_unsure = 0
-        """Jobs whose enqueue had no answer, and that were enqueued again: they may have run twice, as two."""
+        self._num_submitted = 0
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -54,25 +60,21 @@ class Clients:
         """Ask and listen until `stop`; what is under way then is waited for."""
         await asyncio.gather(*(self._one_after_another(stop) for _ in range(count)))
 
-    async def ask_all(self) -> None:
-        """Every question once."""
-        gate = asyncio.Semaphore(48)
-
-        async def ask(question: Question) -> None:
-            async with gate:
-                await self._ask(question, cancel=False)
-
-        await asyncio.gather(*(ask(question) for some in self._questions.values() for question in some))
+    async def answers(self, specs: list[Spec]) -> list[Done]:
+        """What each of these jobs gets."""
+        ids = [await self._client.submit(spec.job) for spec in specs]
+        return [await self._client.result(job_id, ANSWER_TIMEOUT_S) for job_id in ids]
 
     async def _one_after_another(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
             (what,) = self._rng.choices(list(WEIGHTS), list(WEIGHTS.values()))
-            if what == "batch":
-                await self._batch()
-            elif what == "cancel":
-                await self._ask(self._draw("long", "samples", "plain"), cancel=True)
-            else:
-                await self._ask(self._draw(what), cancel=False)
+            match what:
+                case "batch":
+                    await self._batch()
+                case "cancel":
+                    await self._ask(self._draw("long", "samples", "plain"), cancel=True)
+                case kind:
+                    await self._ask(self._draw(kind), cancel=False)
 
     def _draw(self, *kinds: Kind) -> Question:
         return self._rng.choice(self._questions[self._rng.choice(kinds)])
@@ -98,12 +100,11 @@ class Clients:
         self._ledger.close(record, events, cancelled=cancelled)
 
     async def _submit(self, question: Question) -> str:
-        while True:
-            try:
-                return await self._client.submit(question.spec.job)
-            except ServerUnavailable as error:
-                self.num_unsure += "may or may not" in str(error)
-                await asyncio.sleep(0.1)
+        self._num_submitted += 1
+        key = f"storm-{self._num_submitted}"
+        return await self._patiently(
+            lambda: self._client.submit(question.spec.job, idempotency_key=key, idempotency_ttl_s=600)
+        )
 
     async def _cancel(self, job_id: str) -> bool | None:
         """Cancel after a while; whether it did, None where it may have."""
@@ -146,10 +147,10 @@ class Clients:
             msgspec.structs.replace(question.spec.job, row=row, stream=False)
             for row, question in enumerate(questions)
         ]
-        try:
-            await self._patiently(lambda: batch.enqueue_rows(jobs, cursor="", new_cursor="all"))
-        except CursorMoved:
-            pass  # the first call did arrive
+        with contextlib.suppress(CursorMoved):  # a first call did arrive; its ids come with the rows' ends
+            ids = await self._patiently(lambda: batch.enqueue_rows(jobs, cursor="", new_cursor="all"))
+            for job_id, question in zip(ids, questions, strict=True):
+                self._ledger.accepted(job_id, question, batch=batch.id)
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 await self._collect(batch, questions)
@@ -165,7 +166,9 @@ class Clients:
                 if row.row in seen:
                     self._ledger.blame("doubled", row.job_id, f"row {row.row} ended twice")
                 seen.add(row.row)
-                record = self._ledger.accepted(row.job_id, questions[row.row], batch=batch.id)
+                record = self._ledger.records.get(row.job_id)
+                if record is None:
+                    record = self._ledger.accepted(row.job_id, questions[row.row], batch=batch.id)
                 self._ledger.close(record, [("", row.event)], cancelled=False)
                 record.events = None
                 if len(seen) == len(questions):
@@ -177,14 +180,3 @@ class Clients:
                 return await call()
             except ServerUnavailable:
                 await asyncio.sleep(0.1)
-
-
-def is_row(record: Record) -> bool:
-    """Whether its end is in a batch's done stream."""
-    return record.batch is not None
-
-
-def entry_of(job_id: str) -> str:
-    """`LANE.ENTRY`, what a lease is known by."""
-    parsed = JobId.parse(job_id)
-    return f"{parsed.lane}.{parsed.entry}"

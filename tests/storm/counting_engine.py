@@ -1,4 +1,4 @@
-"""The real engine, which also counts what it generates: `python -m tests.storm.counting_engine FOLDER FD CONFIG`."""
+"""The real engine, counting what it generates: `python -m tests.storm.counting_engine FOLDER FD CONFIG`."""
 
 from __future__ import annotations
 

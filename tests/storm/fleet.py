@@ -31,7 +31,8 @@ class FleetSettings(Struct, frozen=True, kw_only=True):
     """For logs and tallies."""
     size: int
     lease_s: float
-    max_num_seqs: int = 32
+    max_num_seqs: int = 64
+    """Enough that one consumer can take what the others leave behind."""
 
 
 class Member:

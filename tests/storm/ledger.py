@@ -29,6 +29,11 @@ class Record(Struct):
     """Of its answer; 0 where it was cancelled."""
     batch: str | None = None
 
+    @property
+    def followed(self) -> bool:
+        """Whether a subscriber saw every event, and not the end alone."""
+        return self.question.spec.job.stream and self.batch is None
+
 
 class Problem(Struct, frozen=True):
     """A promise that was broken."""
@@ -64,7 +69,7 @@ class Ledger:
     def blame(self, fault: Fault, job_id: str, words: str) -> None:
         """Take note of a broken promise."""
         self.problems.append(Problem(fault, job_id, words))
-        print(f"!! {fault}: {job_id}: {words}", flush=True)
+        print(f"!! {fault}: {job_id}: {words[:1000]}", flush=True)
 
     def close(self, record: Record, events: list[tuple[str, Event]], *, cancelled: bool | None) -> None:
         """Judge what a client saw of a job. `cancelled`: whether it must have been, None where it may."""
@@ -84,14 +89,14 @@ class Ledger:
         self.ended["row" if record.batch else record.question.spec.kind] += 1
         record.num_tokens = end.usage.completion_tokens
         if end.outputs != record.question.answer:
-            self.blame("changed", record.job_id, f"{end.outputs} is not {record.question.answer}")
+            self.blame("changed", record.job_id, f"{end.outputs}\nis not {record.question.answer}")
         self._judge_stream(record, events)
 
     def _judge_stream(self, record: Record, events: list[tuple[str, Event]]) -> None:
         ids = [event_id for event_id, _ in events]
         if len(ids) != len(set(ids)):
             self.blame("doubled", record.job_id, f"a subscriber was given an event twice: {ids}")
-        elif len(events) > 1:
+        elif record.followed:
             try:
                 check_stream(events)
             except AssertionError as error:
@@ -104,8 +109,8 @@ class Ledger:
             self.blame("doubled", record.job_id, f"it ended {len(ends)} times: {ends}")
         elif not stored or not record.events:
             self.blame("lost", record.job_id, "its result is gone")
-        elif stored[-1] != record.events[-1]:
+        elif stored[-1][1] != record.events[-1][1]:
             self.blame("changed", record.job_id, f"its end is {stored[-1]}, and was {record.events[-1]}")
-        elif len(record.events) > 1 and stored != record.events:
+        elif record.followed and stored != record.events:
             self.blame("changed", record.job_id, "its stream is not what a subscriber saw")
         record.events = None

@@ -1,7 +1,7 @@
 """The jobs of a storm: a few hundred different ones, drawn again and again, each with one right answer.
 
-Greedy or seeded, so that an answer does not depend on the job's id; in fp32 on the CPU's exact ops, so that it
-does not depend on who shares the batch either.
+Greedy or seeded, so that an answer does not depend on the job's id; in fp32 on the CPU's exact ops, so that
+it does not depend on who shares the batch either.
 """
 
 from __future__ import annotations
