@@ -99,3 +99,28 @@ async def test_two_who_cancel_at_once(
         # The places of those that were running are free again.
         await until_ended(client, again := await submit(client, short_jobs(10)))
         check_all(server, again)
+
+
+async def test_submits_of_one_key_at_once(
+    server: Server, client: Client, make_model: Callable[..., Path]
+) -> None:
+    model = make_model("model", step_s=0.001)
+    async with Client(server.url) as other, consuming(server.url, model):
+        sent: list[Submitted] = []
+        for n, job in enumerate(short_jobs(60, 3)):
+            # Some come while it is queued, some while it runs, some once it has ended.
+            calls = [
+                submit_later(one, job, f"key-{n}", delay) for one in (client, other) for delay in range(4)
+            ]
+            (job_id,) = set(await asyncio.gather(*calls))
+            sent.append(Submitted(job_id, job))
+        await until_ended(client, sent)
+        check_all(server, sent)
+    requests = [r for r, _ in logged(model / "requests.log", "request")]
+    assert sorted(requests) == sorted(f"{one.id}/1" for one in sent), "a key was enqueued twice"
+
+
+async def submit_later(client: Client, job: Job, key: str, delay: int) -> str:
+    """Submit after about so many steps of the engine."""
+    await asyncio.sleep(0.002 * delay)
+    return await client.submit(job, idempotency_key=key)
