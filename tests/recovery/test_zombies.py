@@ -56,6 +56,42 @@ async def test_stopped_past_its_lease_and_continued(
     assert ids & {f"{one.id}/1" for one in again}, "it works on, for what it claims now"
 
 
+async def test_continued_while_another_runs_its_jobs(
+    server: Server,
+    client: Client,
+    make_model: Callable[..., Path],
+    start: Callable[..., ConsumerProcess],
+) -> None:
+    models = make_model("first", step_s=0.05), make_model("second", step_s=0.05)
+    settings = {"lease_s": 1.0, "max_num_seqs": 32}
+    zombie = start(server.url, models[0], name="first", **settings)
+    sent = await submit(client, jobs(12, num_tokens=80))
+    await until_published(client, sent[0], 2)
+    zombie.pause()
+    start(server.url, models[1], name="second", **settings)
+    begun: list[str] = []
+    async with asyncio.timeout(10):
+        while len(begun) < len(sent):
+            await asyncio.sleep(0.05)
+            begun = requested(models[1])
+    assert sorted(begun) == sorted(f"{one.id}/2" for one in sent)
+    zombie.resume()
+    await until_it_knows(zombie, models[0], [one.id for one in sent])
+    with server.client() as redis:
+        owners = {row["consumer"] for row in redis.xpending_range(LANE, GROUP, "-", "+", 100)}
+    assert {owner.partition(b".")[0] for owner in owners} == {b"second"}, "the zombie took a lease back"
+    await until_ended(client, sent)
+    check_all(server, sent)
+    assert requested(models[1]) == begun
+    assert logged(models[1] / "requests.log", "abort") == []
+
+
+def requested(model: Path) -> list[str]:
+    """Ids of all requests that an engine was given."""
+    log = model / "requests.log"
+    return [request_id for request_id, _ in logged(log, "request")] if log.exists() else []
+
+
 def results(server: Server, sent: list[Submitted]) -> list[list[Any]]:
     """Every result stream, as it is on the server."""
     with server.client() as redis:
