@@ -172,9 +172,8 @@ async def until_over(
         if time.monotonic() > said + PROGRESS_S:
             said = time.monotonic()
             kills = ", ".join(f"{kind} {count}" for kind, count in sorted(faults.counts.items()))
-            ended = sum(ledger.ended.values())
             print(
-                f"{said - began:6.0f} s: {len(faults.blows)} kills ({kills}); {ended} jobs ended, "
+                f"{said - began:6.0f} s: {len(faults.blows)} kills ({kills}); {ledger.num_ended} jobs ended, "
                 f"{ledger.num_open} open, {len(ledger.problems)} problems",
                 flush=True,
             )

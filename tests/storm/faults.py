@@ -26,6 +26,8 @@ WEIGHTS: Final[dict[Kind, int]] = {
     "server SIGKILL": 15,
 }
 LOOK_AGAIN_S: Final = 0.1
+ENDS_BETWEEN: Final = 8
+"""Jobs that end between two blows, at least."""
 
 
 class Blow(Struct):
@@ -60,7 +62,10 @@ class Faults:
         """For ever."""
         kinds, weights = list(WEIGHTS), list(WEIGHTS.values())
         while True:
+            num_ended = self._ledger.num_ended
             await asyncio.sleep(self._rng.uniform(0.3, 1.7) * every_s)
+            # On a machine so busy that starting takes all of it, kills alone would be all that happens.
+            await self._until_ended(num_ended + ENDS_BETWEEN)
             (kind,) = self._rng.choices(kinds, weights)
             if kind == "server SIGKILL":
                 await self._kill_server()
@@ -71,6 +76,12 @@ class Faults:
     async def calm(self) -> None:
         """Let everything that is stopped go on."""
         await asyncio.gather(*self._thawing)
+
+    async def _until_ended(self, count: int) -> None:
+        while True:
+            if self._ledger.num_ended >= count:
+                return
+            await asyncio.sleep(LOOK_AGAIN_S)
 
     async def _victim(self, kind: Kind) -> tuple[Member, set[str]]:
         """A member at work, more likely the more it has; somebody else is ready to go on with its jobs."""

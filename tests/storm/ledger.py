@@ -30,6 +30,11 @@ class Record(Struct):
     batch: str | None = None
 
     @property
+    def kind(self) -> str:
+        """Of its question, or `row`."""
+        return "row" if self.batch else self.question.spec.kind
+
+    @property
     def followed(self) -> bool:
         """Whether a subscriber saw every event, and not the end alone."""
         return self.question.spec.job.stream and self.batch is None
@@ -66,6 +71,11 @@ class Ledger:
         """Jobs that have not ended."""
         return sum(record.ended_at is None for record in self.records.values())
 
+    @property
+    def num_ended(self) -> int:
+        """Jobs that have."""
+        return sum(self.ended.values())
+
     def blame(self, fault: Fault, job_id: str, words: str) -> None:
         """Take note of a broken promise."""
         self.problems.append(Problem(fault, job_id, words))
@@ -86,7 +96,7 @@ class Ledger:
             self.blame("changed", record.job_id, "it was cancelled, and ended well")
             return
         assert isinstance(end, Done)
-        self.ended["row" if record.batch else record.question.spec.kind] += 1
+        self.ended[record.kind] += 1
         record.num_tokens = end.usage.completion_tokens
         if end.outputs != record.question.answer:
             self.blame("changed", record.job_id, f"{end.outputs}\nis not {record.question.answer}")

@@ -46,7 +46,7 @@ def recomputed(ledger: Ledger, runs: Sequence[Run]) -> dict[str, dict[str, float
     extra: dict[str, int] = defaultdict(int)
     for record in ledger.records.values():
         if record.num_tokens:
-            for kind in (record.question.spec.kind, "streamed" if record.followed else "not streamed", "all"):
+            for kind in (record.kind, "streamed" if record.followed else "not streamed", "all"):
                 needed[kind] += record.num_tokens
                 extra[kind] += made[record.job_id] - record.num_tokens
     return {
