@@ -108,16 +108,11 @@ async def run(storm: Storm, server: Server, folder: Path) -> dict[str, Any]:
     clients = Clients(server.url, questions, ledger, rng)
     faults = Faults(fleet, server, ledger, rng)
     auditor = Auditor(link, ledger, clients, settle_s=2 * storm.lease_s + 5)
-    began, stop = time.monotonic(), asyncio.Event()
+    began = time.monotonic()
     try:
         async with beside(fleet.watch()):
             async with beside(auditor.watch()):
-                asking = asyncio.create_task(clients.run(storm.jobs, stop))
-                async with beside(faults.strike(storm.every_s, storm.lease_s)):
-                    await until_over(storm, began, faults, ledger, asking)
-                await faults.calm()
-                stop.set()
-                await asking
+                await rage(storm, ledger, faults, clients)
             await patiently(lambda: link.command("PING"))
         await fleet.end()
         await auditor.finish()
@@ -135,6 +130,17 @@ async def run(storm: Storm, server: Server, folder: Path) -> dict[str, Any]:
         "ended_by_themselves": fleet.surprises,
         **report.figures(ledger, runs, faults),
     }
+
+
+async def rage(storm: Storm, ledger: Ledger, faults: Faults, clients: Clients) -> None:
+    """Ask and strike until it is over; every job that was asked has ended then."""
+    stop = asyncio.Event()
+    asking = asyncio.create_task(clients.run(storm.jobs, stop))
+    async with beside(faults.strike(storm.every_s, storm.lease_s)):
+        await until_over(storm, faults, ledger, asking)
+    await faults.calm()
+    stop.set()
+    await asking
 
 
 async def undisturbed(server: Server, folder: Path, storm: Storm) -> list[Question]:
@@ -160,11 +166,9 @@ async def undisturbed(server: Server, folder: Path, storm: Storm) -> list[Questi
     return [Question(spec, done.outputs) for spec, done in zip(specs, answers, strict=True)]
 
 
-async def until_over(
-    storm: Storm, began: float, faults: Faults, ledger: Ledger, asking: asyncio.Task[None]
-) -> None:
+async def until_over(storm: Storm, faults: Faults, ledger: Ledger, asking: asyncio.Task[None]) -> None:
     """Wait for enough kills or minutes, and say from time to time how far it is."""
-    said = began
+    said = began = time.monotonic()
     while len(faults.blows) < storm.kills and time.monotonic() < began + 60 * storm.minutes:
         await asyncio.sleep(0.2)
         if asking.done():

@@ -7,7 +7,8 @@ import random
 import signal
 import time
 from collections import Counter
-from typing import Final, Literal
+from collections.abc import Coroutine
+from typing import Any, Final, Literal
 
 import psutil
 from msgspec import Struct
@@ -50,7 +51,7 @@ class Faults:
         self._server = server
         self._ledger = ledger
         self._rng = rng
-        self._thawing: set[asyncio.Task[None]] = set()
+        self._under_way: set[asyncio.Task[None]] = set()
         self.blows: list[Blow] = []
 
     @property
@@ -68,14 +69,21 @@ class Faults:
             await self._until_ended(num_ended + ENDS_BETWEEN)
             (kind,) = self._rng.choices(kinds, weights)
             if kind == "server SIGKILL":
-                await self._kill_server()
+                # Shielded: where the storm ends meanwhile, the server is to be there for what follows.
+                await asyncio.shield(self._at_length(self._kill_server()))
             else:
                 member, held = await self._victim(kind)
                 self._hit(kind, member, held, lease_s)
 
     async def calm(self) -> None:
         """Let everything that is stopped go on."""
-        await asyncio.gather(*self._thawing)
+        await asyncio.gather(*self._under_way)
+
+    def _at_length(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        return task
 
     async def _until_ended(self, count: int) -> None:
         while True:
@@ -119,9 +127,7 @@ class Faults:
             case "SIGSTOP":
                 member.stopped = True
                 member.signal(signal.SIGSTOP, group=True)
-                task = asyncio.create_task(self._thaw(member, lease_s + self._rng.uniform(0.5, 2.0)))
-                self._thawing.add(task)
-                task.add_done_callback(self._thawing.discard)
+                self._at_length(self._thaw(member, lease_s + self._rng.uniform(0.5, 2.0)))
             case _:
                 engine = member.engine()
                 if engine is None:

@@ -57,6 +57,8 @@ class Member:
 
     def signal(self, number: signal.Signals, *, group: bool = False) -> None:
         """To the consumer, or to its engine as well; nothing where it is gone already."""
+        if self.process is None or self.process.poll() is not None:
+            return  # its number may be somebody else's by now
         with contextlib.suppress(ProcessLookupError):
             if group:
                 os.killpg(self.pid, number)
