@@ -7,13 +7,15 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from penstock.client import Client
 from penstock.errors import JobFailed
 from penstock.messages import Done, Job, SamplingParams
 from tests.conftest import Server
 from tests.consumer.running import consuming
 from tests.consumer.scripted_engine import logged
-from tests.recovery.processes import ConsumerProcess, events_of, terminal_events
+from tests.recovery.processes import ConsumerProcess, check_stream, events_of, terminal_events
 from tests.recovery.scripted_jobs import (
     Submitted,
     check_all,
@@ -80,6 +82,29 @@ async def test_cancel_and_commit(server: Server, client: Client, make_model: Cal
                     assert terminal_events(events_of(redis, one.id)) == 1
     assert {True, False} == set(outcomes)
     with server.client() as redis:
+        check_nothing_is_left(redis)
+
+
+async def test_deadline_and_commit(server: Server, client: Client, make_model: Callable[..., Path]) -> None:
+    rng = random.Random(0)
+    heard: list[Done | BaseException] = []
+    sent: list[Submitted] = []
+    async with consuming(server.url, make_model("model", step_s=0.002)):
+        await until_ended(client, await submit(client, short_jobs(1)))
+        for _ in range(15):
+            hurried = [msgspec.structs.replace(j, deadline_s=rng.uniform(0.005, 0.1)) for j in short_jobs(20)]
+            some = await submit(client, hurried)
+            heard += await asyncio.gather(*(client.result(j.id, 20) for j in some), return_exceptions=True)
+            sent += some
+    failures = [one for one in heard if isinstance(one, JobFailed)]
+    assert {failed.error.type for failed in failures} == {"deadline_exceeded"}
+    assert 0 < len(failures) < len(sent)
+    with server.client() as redis:
+        for one, end in zip(sent, heard, strict=True):
+            events = events_of(redis, one.id)
+            assert terminal_events(events) == 1
+            if isinstance(end, Done):
+                assert [output.text for output in check_stream(events).outputs] == one.answer
         check_nothing_is_left(redis)
 
 
