@@ -20,6 +20,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from penstock.link import Link
@@ -88,7 +89,7 @@ async def main() -> int:
     slow = figures["recovery_s"].get("all", {}).get("p99", 0.0) > storm.lease_s + SLACK_S
     failed = any(figures["broken"].values()) or slow
     if failed or figures["ended_by_themselves"]:
-        print(f"logs of the consumers are in {folder}")
+        print(f"logs of the consumers, problems and the server's append-only file are in {folder}")
     else:
         shutil.rmtree(folder)
     return int(failed)
@@ -121,6 +122,7 @@ async def run(storm: Storm, server: Server, folder: Path) -> dict[str, Any]:
         await clients.aclose()
         await link.aclose()
     runs = list(read_runs(tallies))
+    (folder / "problems.json").write_bytes(msgspec.json.encode(ledger.problems))
     return {
         **report.surroundings(),
         "server": "appendonly, appendfsync always",

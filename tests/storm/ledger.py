@@ -110,7 +110,8 @@ class Ledger:
             try:
                 check_stream(events)
             except AssertionError as error:
-                self.blame("changed", record.job_id, f"the stream a subscriber saw has a fault: {error}")
+                words = f"the stream that a subscriber saw has a fault: {error}; its ids: {ids}"
+                self.blame("changed", record.job_id, words)
 
     def audit(self, record: Record, stored: list[tuple[str, Event]]) -> None:
         """Compare what the server holds, some time after the end, with what a client saw."""
@@ -122,5 +123,6 @@ class Ledger:
         elif stored[-1][1] != record.events[-1][1]:
             self.blame("changed", record.job_id, f"its end is {stored[-1]}, and was {record.events[-1]}")
         elif record.followed and stored != record.events:
-            self.blame("changed", record.job_id, "its stream is not what a subscriber saw")
+            differ = [event for event in stored if event not in record.events][:3]
+            self.blame("changed", record.job_id, f"a subscriber saw another stream, without {differ} for one")
         record.events = None
