@@ -95,6 +95,8 @@ class DyingBroker(Broker):
 
     async def commit(self, endings: Sequence[Ending]) -> list[Lease]:
         self._reach("before commit")
+        if self._draining:
+            self._reach("in drain")
         self._cut_off_at("inside commit")
         lost = await super().commit(endings)
         self._reach("after commit")

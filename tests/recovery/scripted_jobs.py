@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 
 import redis
 from msgspec import Struct
 
 from penstock.client import Client
 from penstock.keys import GROUP, Keys
-from penstock.messages import Job, SamplingParams
+from penstock.messages import Job, SamplingParams, decode_heartbeat
 from tests.conftest import Server
-from tests.consumer.scripted_engine import token_at
+from tests.consumer.scripted_engine import logged, token_at
 from tests.recovery.processes import check_stream, events_of
 
 LANE = Keys().jobs("standard")
@@ -94,3 +95,20 @@ def check_nothing_is_left(server: redis.Redis) -> None:
     assert server.xpending(LANE, GROUP)["pending"] == 0
     holders = [info for info in server.xinfo_consumers(LANE, GROUP) if info["pending"]]
     assert holders == []
+
+
+def requested(model: Path) -> list[str]:
+    """Ids of all requests that an engine was given."""
+    log = model / "requests.log"
+    return [request_id for request_id, _ in logged(log, "request")] if log.exists() else []
+
+
+async def until_ready(server: Server, count: int) -> None:
+    """Wait until so many consumers can take jobs."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while True:
+            with server.client() as redis:
+                beats = map(decode_heartbeat, redis.hvals(Keys().consumers))
+                if sum(beat.phase == "ready" for beat in beats) == count:
+                    return
+            await asyncio.sleep(0.05)

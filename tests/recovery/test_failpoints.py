@@ -15,7 +15,15 @@ from tests.conftest import Server
 from tests.consumer.scripted_engine import logged
 from tests.recovery.failpoints import DRAINING, Point
 from tests.recovery.processes import ConsumerProcess
-from tests.recovery.scripted_jobs import Submitted, check_all, jobs, submit, until_ended, until_published
+from tests.recovery.scripted_jobs import (
+    NUM_TOKENS,
+    Submitted,
+    check_all,
+    jobs,
+    submit,
+    until_ended,
+    until_published,
+)
 
 NTH: dict[Point, tuple[int, ...]] = {"after claim": (1, 2), "after publish": (1, 5), "inside commit": (1, 2)}
 """Where once is not enough: the first claim meets an idle engine, the first commit a whole batch."""
@@ -31,8 +39,9 @@ async def test_kill(
     point: Point,
     nth: int,
 ) -> None:
-    settings = {"lease_s": 1.0, "max_num_seqs": 12, "grace_s": 0.1}
-    sent = await submit(client, jobs(30))
+    # In a drain there has to be something left to do; behind it, something left to give back.
+    settings = {"lease_s": 1.0, "max_num_seqs": 12, "grace_s": 10 if point == "in drain" else 0.1}
+    sent = await submit(client, jobs(30, 100 if point in DRAINING else NUM_TOKENS))
     first_model, second_model = make_model("first"), make_model("second")
     first = start(server.url, first_model, "--die-at", point, str(nth), **settings)
     if point in DRAINING:

@@ -14,14 +14,15 @@ from penstock.errors import JobFailed
 from penstock.messages import Done, Job, SamplingParams
 from tests.conftest import Server
 from tests.consumer.running import consuming
-from tests.consumer.scripted_engine import logged
 from tests.recovery.processes import ConsumerProcess, check_stream, events_of, terminal_events
 from tests.recovery.scripted_jobs import (
     Submitted,
     check_all,
     check_nothing_is_left,
+    requested,
     submit,
     until_ended,
+    until_ready,
 )
 
 
@@ -40,13 +41,14 @@ async def test_two_consumers_and_few_jobs(
     models = make_model("first", step_s=0.001), make_model("second", step_s=0.001)
     for model in models:
         start(server.url, model, lease_s=2.0)
+    await until_ready(server, 2)
     sent: list[Submitted] = []
     for round_ in range(60):
         few = await submit(client, short_jobs(1 + round_ % 3, 2))
         await until_ended(client, few)
         sent += few
     check_all(server, sent)
-    requests = [r for model in models for r, _ in logged(model / "requests.log", "request")]
+    requests = [request_id for model in models for request_id in requested(model)]
     assert sorted(requests) == sorted(f"{one.id}/1" for one in sent), "each was handed out once"
 
 
@@ -141,8 +143,7 @@ async def test_submits_of_one_key_at_once(
             sent.append(Submitted(job_id, job))
         await until_ended(client, sent)
         check_all(server, sent)
-    requests = [r for r, _ in logged(model / "requests.log", "request")]
-    assert sorted(requests) == sorted(f"{one.id}/1" for one in sent), "a key was enqueued twice"
+    assert sorted(requested(model)) == sorted(f"{one.id}/1" for one in sent), "a key was enqueued twice"
 
 
 async def submit_later(client: Client, job: Job, key: str, delay: int) -> str:

@@ -20,6 +20,7 @@ from tests.recovery.scripted_jobs import (
     check_all,
     jobs,
     long_jobs,
+    requested,
     submit,
     until_ended,
     until_published,
@@ -84,12 +85,6 @@ async def test_continued_while_another_runs_its_jobs(
     check_all(server, sent)
     assert requested(models[1]) == begun
     assert logged(models[1] / "requests.log", "abort") == []
-
-
-def requested(model: Path) -> list[str]:
-    """Ids of all requests that an engine was given."""
-    log = model / "requests.log"
-    return [request_id for request_id, _ in logged(log, "request")] if log.exists() else []
 
 
 def results(server: Server, sent: list[Submitted]) -> list[list[Any]]:
