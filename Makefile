@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN_PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
-.PHONY: demo test lint soak bench-step bench-grammars clean
+.PHONY: demo test lint soak storm bench-step bench-grammars clean
 
 demo: $(VENV)/.installed
 	$(BIN)/penstock demo
@@ -20,6 +20,9 @@ lint: $(VENV)/.installed-dev
 
 soak: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.engine.soak
+
+storm: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.storm
 
 bench-step: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.step_overhead

@@ -46,18 +46,21 @@ class ModelDisagreement(PenstockError):
 class Consumer:
     """One consumer process. `run` until `stop` was called and everything is given back."""
 
-    def __init__(self, settings: Settings, *, engine_command: Sequence[str] = ()) -> None:
+    def __init__(
+        self, settings: Settings, *, engine_command: Sequence[str] = (), broker_type: type[Broker] = Broker
+    ) -> None:
         """Prepare; nothing is connected or started before `run`.
 
         Args:
             engine_command: replaces `python -m engine.process`, see `start_engine`.
+            broker_type: replaces the broker by one that fails where a test wants it to.
         """
         self._settings = settings
         # A renewal that meets a connection which died without a word must have time for another one.
         reply_timeout_s = max(_LEAST_REPLY_TIMEOUT_S, min(REPLY_TIMEOUT_S, settings.lease_s / 3))
         self._link = Link(settings.redis, reply_timeout_s)
         name = f"{settings.stable_name}.{secrets.token_hex(4)}"
-        self._broker = Broker(self._link, Keys(settings.shard), name, settings.lease_ms)
+        self._broker = broker_type(self._link, Keys(settings.shard), name, settings.lease_ms)
         self._outage = Outage(self._connection_lost)
         self._publisher = Publisher(self._broker, self._drop, self._outage, self._retry_delay_ms)
         self._threads = TokenizerThreads(settings.coalesce_ms)

@@ -206,7 +206,9 @@ class Follower:
         if not keys:
             return
         self._known = self._added
-        places = [min(s.after for s in self._streams[key]) for key in keys]
+        # Whoever joins during the read may be behind where it begins: it is not for them.
+        readers = {key: list(self._streams[key]) for key in keys}
+        places = [min(reader.after for reader in readers[key]) for key in keys]
         ids = [f"{count}-{sequence}" for count, sequence in places]
         self._connection_id = connection_id
         try:
@@ -217,9 +219,9 @@ class Follower:
         finally:
             self._connection_id = None
         for key, entries in reply or ():
-            self._hand_out(key.decode(), entries)
+            self._hand_out(key.decode(), entries, readers[key.decode()])
 
-    def _hand_out(self, key: str, entries: list[Any]) -> None:
+    def _hand_out(self, key: str, entries: list[Any], readers: list[Subscription]) -> None:
         for raw_id, fields in entries:
             text = raw_id.decode()
             try:
@@ -227,8 +229,8 @@ class Follower:
             except PenstockError as error:
                 self._fail(key, error)
                 return
-            for subscription in self._streams.get(key, ()):
-                subscription.offer(parse_entry_id(text), (text, event))
+            for reader in readers:
+                reader.offer(parse_entry_id(text), (text, event))
 
     async def _wake(self) -> None:
         """Wake the read under way until one is sent that knows all streams.

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from consumer.broker import Broker
 from consumer.consumer import Consumer
 from consumer.settings import Settings
 from engine.config import EngineConfig
@@ -16,10 +17,13 @@ from engine.config import EngineConfig
 SCRIPTED_ENGINE = [sys.executable, "-m", "tests.consumer.scripted_engine"]
 
 
-def make_consumer(url: str, model: Path, *, max_num_seqs: int = 64, **settings: Any) -> Consumer:
+def make_consumer(
+    url: str, model: Path, *, max_num_seqs: int = 64, broker_type: type[Broker] = Broker, **settings: Any
+) -> Consumer:
     """A consumer of the queue at `url` whose engine is the script in `model`."""
     engine = EngineConfig(model=str(model), max_num_seqs=max_num_seqs)
-    return Consumer(Settings(engine=engine, redis=url, **settings), engine_command=SCRIPTED_ENGINE)
+    whole = Settings(engine=engine, redis=url, **settings)
+    return Consumer(whole, engine_command=SCRIPTED_ENGINE, broker_type=broker_type)
 
 
 @asynccontextmanager

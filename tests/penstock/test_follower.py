@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import aclosing
 
 import pytest
 from redis.asyncio import Redis
@@ -73,6 +74,36 @@ async def test_where_waking_is_refused_reads_are_short(redis_url: str, redis: Re
             waiting.cancel()
     finally:
         await redis.execute_command("ACL", "DELUSER", "narrow")
+
+
+async def test_who_joins_during_a_read_misses_nothing(redis_url: str, redis: Redis, worker: Worker) -> None:
+    """That read is somebody's who is further on: what it brings comes too early for the new one."""
+    await redis.execute_command("ACL", "SETUSER", "narrow", "on", ">s", "~penstock:*", "+@all", "-client")
+    try:
+        async with Client(redis_url.replace("unix://", "unix://narrow:s@")) as client:  # nobody wakes a read
+            job_id = await client.submit(Job(prompt="x", stream=True))
+            assert await worker.claim() == [job_id]
+            first = client.stream(job_id)
+            for count in range(1, 11, 2):
+                assert await worker.publish(job_id, f"{count}-0", tokens("a", count - 1))
+                assert (await anext(first))[0] == f"{count}-0"
+                await asyncio.sleep(0.01)  # the next read is under way
+                joining = asyncio.create_task(first_id(client, job_id))
+                await asyncio.sleep(0)
+                assert await worker.publish(job_id, f"{count + 1}-0", tokens("a", count))
+                assert await joining == "1-0"
+                assert (await anext(first))[0] == f"{count + 1}-0"
+            await first.aclose()
+    finally:
+        await redis.execute_command("ACL", "DELUSER", "narrow")
+
+
+async def first_id(client: Client, job_id: str) -> str:
+    """Id of the first event that somebody who begins now is given."""
+    async with aclosing(client.stream(job_id)) as events:
+        async for event_id, _ in events:
+            return event_id
+    raise AssertionError("a stream ends with a terminal event")
 
 
 async def test_a_refused_read_is_an_error_not_a_wait(redis_url: str, redis: Redis) -> None:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import redis
 
 from penstock.keys import Keys
@@ -23,14 +24,32 @@ class ConsumerProcess:
         self.process = subprocess.Popen([sys.executable, *argv], start_new_session=True)
 
     @classmethod
-    def scripted(cls, url: str, model: Path, **settings: Any) -> ConsumerProcess:
+    def scripted(cls, url: str, model: Path, *flags: str, **settings: Any) -> ConsumerProcess:
         """With the scripted engine."""
-        return cls("-m", "tests.recovery.scripted_consumer", url, str(model), json.dumps(settings))
+        return cls("-m", "tests.recovery.scripted_consumer", url, str(model), json.dumps(settings), *flags)
+
+    @property
+    def engine(self) -> psutil.Process:
+        """Its engine, once it is started."""
+        (child,) = psutil.Process(self.process.pid).children()
+        return child
 
     def kill(self) -> None:
         """SIGKILL to the consumer alone: its engine has to notice by itself."""
         self.process.kill()
         self.process.wait()
+
+    def pause(self) -> None:
+        """SIGSTOP to the consumer and its engine: to everybody else as if the machine were gone."""
+        os.killpg(self.process.pid, signal.SIGSTOP)
+
+    def pause_alone(self) -> None:
+        """SIGSTOP to the consumer alone: its engine goes on, and nobody listens."""
+        os.kill(self.process.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT to both: they find out what they missed."""
+        os.killpg(self.process.pid, signal.SIGCONT)
 
     def drain(self, timeout_s: float = 20) -> int:
         """SIGTERM; gives the exit status."""

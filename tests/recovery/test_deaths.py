@@ -4,85 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from penstock.client import Client
 from penstock.errors import ServerFull
 from penstock.keys import Keys
-from penstock.messages import Job, SamplingParams
 from tests.conftest import Server
 from tests.consumer.models import save_model
-from tests.consumer.scripted_engine import logged, token_at
-from tests.recovery.processes import ConsumerProcess, check_stream, events_of
-
-LANE = Keys().jobs("standard")
-NUM_TOKENS = 40
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[..., ConsumerProcess]]:
-    """Start consumer processes with the scripted engine; none outlives the test."""
-    started: list[ConsumerProcess] = []
-
-    def start(url: str, model: Path, **settings: Any) -> ConsumerProcess:
-        started.append(ConsumerProcess.scripted(url, model, **settings))
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.clean_up()
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    """Slow enough that a kill comes in mid-run."""
-    return save_model(tmp_path / "scripted", {"step_s": 0.01, "log": str(tmp_path / "requests.log")})
-
-
-@pytest_asyncio.fixture
-async def client(redis_url: str) -> AsyncIterator[Client]:
-    async with Client(redis_url) as client:
-        yield client
-
-
-def jobs(count: int) -> list[Job]:
-    """Every other one streamed, and every fifth with three samples."""
-    params = [SamplingParams(max_tokens=NUM_TOKENS, n=3 if n % 5 == 0 else 1) for n in range(count)]
-    return [Job(prompt=f"job {n}", stream=n % 2 == 0, sampling_params=params[n]) for n in range(count)]
-
-
-def expected_texts(n: int) -> list[str]:
-    ids = list(f"job {n}".encode())
-    return [
-        "".join(chr(token_at(ids, position, sample)) for position in range(NUM_TOKENS))
-        for sample in range(3 if n % 5 == 0 else 1)
-    ]
-
-
-async def until_terminal(client: Client, ids: list[str], count: int) -> None:
-    """Wait until `count` of the jobs have ended."""
-    async with asyncio.timeout(30):
-        pending = {asyncio.create_task(client.result(job_id)) for job_id in ids}
-        ended = 0
-        while ended < count:
-            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            ended += len(done)
-        for task in pending:
-            task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
-
-
-def check_all(server: Server, ids: list[str]) -> None:
-    with server.client() as redis:
-        for n, job_id in enumerate(ids):
-            done = check_stream(events_of(redis, job_id))
-            assert [output.text for output in done.outputs] == expected_texts(n), f"job {n}"
-        assert redis.xlen(LANE) == 0
+from tests.consumer.scripted_engine import logged
+from tests.recovery.processes import ConsumerProcess
+from tests.recovery.scripted_jobs import check_all, jobs, submit, until_ended
 
 
 @pytest.mark.parametrize("name", ["", "worker-0"], ids=["lease expires", "same name takes over"])
@@ -90,14 +24,14 @@ async def test_kill_of_the_consumer(
     server: Server, client: Client, model: Path, start: Callable[..., ConsumerProcess], name: str
 ) -> None:
     lease_s = 60 if name else 1.0
-    ids = await client.submit_many(jobs(100))
+    sent = await submit(client, jobs(100))
     first = start(server.url, model, name=name, lease_s=lease_s, max_num_seqs=16)
-    await until_terminal(client, ids, 30)
+    await until_ended(client, sent, 30)
     first.kill()
     start(server.url, model, name=name, lease_s=lease_s, max_num_seqs=16)
-    await until_terminal(client, ids, len(ids))
-    check_all(server, ids)
-    requests = logged(model.parent / "requests.log", "request")
+    await until_ended(client, sent)
+    check_all(server, sent)
+    requests = logged(model / "requests.log", "request")
     assert len({request_id.rpartition("/")[0] for request_id, _ in requests}) == 100
     assert len(requests) <= 100 + 16 + 8, "only what was held by the dead consumer ran twice"
     assert any(sum(resumed.values()) for _, resumed in requests), (
@@ -114,14 +48,14 @@ async def test_kill_of_the_server_with_its_log_kept(
 ) -> None:
     server = make_server("--appendfsync", "always", aof=True)
     async with Client(server.url) as client:
-        ids = await client.submit_many(jobs(60))
+        sent = await submit(client, jobs(60))
         start(server.url, model, lease_s=3.0, max_num_seqs=16)
-        await until_terminal(client, ids, 15)
+        await until_ended(client, sent, 15)
         server.kill()
         await asyncio.sleep(0.5)
         server.start()
-        await until_terminal(client, ids, len(ids))
-        check_all(server, ids)
+        await until_ended(client, sent)
+        check_all(server, sent)
 
 
 async def test_restart_of_the_server_without_its_data(
@@ -129,14 +63,14 @@ async def test_restart_of_the_server_without_its_data(
 ) -> None:
     server = make_server()
     async with Client(server.url) as client:
-        ids = await client.submit_many(jobs(30))
+        sent = await submit(client, jobs(30))
         start(server.url, model, lease_s=1.0, max_num_seqs=8)
-        await until_terminal(client, ids, 4)
+        await until_ended(client, sent, 4)
         server.kill()
         server.start()
         await asyncio.sleep(0.2)  # let the client see that its connections are gone
-        again = await client.submit_many(jobs(10))
-        await until_terminal(client, again, len(again))
+        again = await submit(client, jobs(10))
+        await until_ended(client, again)
         check_all(server, again)
 
 
@@ -144,11 +78,11 @@ async def test_two_consumers_share_and_one_drains(
     server: Server, client: Client, model: Path, start: Callable[..., ConsumerProcess]
 ) -> None:
     both = [start(server.url, model, max_num_seqs=8) for _ in range(2)]
-    ids = await client.submit_many(jobs(80))
-    await until_terminal(client, ids, 20)
+    sent = await submit(client, jobs(80))
+    await until_ended(client, sent, 20)
     assert both[0].drain() == 0
-    await until_terminal(client, ids, len(ids))
-    check_all(server, ids)
+    await until_ended(client, sent)
+    check_all(server, sent)
     with server.client() as redis:
         assert len(redis.hgetall(Keys().consumers)) == 1
 
@@ -158,8 +92,8 @@ async def test_a_second_signal_ends_at_once_and_loses_nothing(
 ) -> None:
     slow = save_model(model.parent / "slow", {"step_s": 0.1})
     process = start(server.url, slow, max_num_seqs=8)
-    ids = await client.submit_many(jobs(8))
-    follower = client.stream(ids[0])
+    sent = await submit(client, jobs(8))
+    follower = client.stream(sent[0].id)
     await anext(follower)
     process.process.terminate()
     await asyncio.sleep(0.3)
@@ -167,8 +101,8 @@ async def test_a_second_signal_ends_at_once_and_loses_nothing(
     process.process.terminate()
     assert process.process.wait(5) == 0
     start(server.url, save_model(model.parent / "slow", {}))
-    await until_terminal(client, ids, len(ids))
-    check_all(server, ids)
+    await until_ended(client, sent)
+    check_all(server, sent)
 
 
 async def test_what_runs_on_a_full_server_finishes(
@@ -177,11 +111,11 @@ async def test_what_runs_on_a_full_server_finishes(
     server = make_server()
     async with Client(server.url) as client:
         start(server.url, model, max_num_seqs=16)
-        ids = await client.submit_many(jobs(40))
-        await until_terminal(client, ids, 4)
+        sent = await submit(client, jobs(40))
+        await until_ended(client, sent, 4)
         with server.client() as redis:
             redis.config_set("maxmemory", "1mb")
         with pytest.raises(ServerFull):
             await client.submit(jobs(1)[0])
-        await until_terminal(client, ids, len(ids))
-        check_all(server, ids)
+        await until_ended(client, sent)
+        check_all(server, sent)
