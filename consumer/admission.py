@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 from consumer.checkpoint import checkpoint
 from consumer.lease import Ending, Lease
@@ -91,10 +91,9 @@ class Admission:
             kind=job.kind,
         )
 
-    def _check_ids(self, name: str, token_ids: Iterable[int]) -> None:
-        largest = max(token_ids, default=0)
+    def _check_ids(self, name: str, token_ids: Collection[int]) -> None:
         size = self._served.ready.vocab_size
-        if largest >= size:
+        if token_ids and (largest := max(token_ids)) >= size:
             raise InvalidJob(f"`{name}` has {largest}; this model's ids go from 0 to {size - 1}")
 
     def _params(self, lease: Lease, job: Job, room: int) -> RequestParams:

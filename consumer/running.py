@@ -51,6 +51,7 @@ class RunningJob:
         self._served = served
         count = job.sampling_params.n if job.kind == "generate" else 0
         self._samples = [RunningSample(index, job.sampling_params, request, served) for index in range(count)]
+        self._num_unfinished = count  # of the samples; asked for often
         self._num_published = 0
         self._num_cached_tokens = 0
         self._prompt_logprobs: list[TokenLogprob] = []
@@ -60,18 +61,19 @@ class RunningJob:
     @property
     def finished(self) -> bool:
         """Whether all samples have ended; of a job that generates nothing, whether its result is there."""
-        return all(sample.finished for sample in self._samples) if self._samples else self._pooled
+        return self._num_unfinished == 0 if self._samples else self._pooled
 
     @property
     def num_rows(self) -> int:
         """How many of the engine's sequences it takes."""
-        return sum(not sample.finished for sample in self._samples) if self._samples else 1
+        return self._num_unfinished if self._samples else 1
 
     def replay(self, published: Mapping[int, PublishedSample]) -> None:
         """Take over tokens that an earlier run published, by sample."""
         for index, sample in published.items():
             self._samples[index].replay(sample)
             self._num_published += len(sample.token_ids)
+        self._num_unfinished = sum(not sample.finished for sample in self._samples)
 
     def remaining(self) -> Request:
         """The request to admit, also after an engine's death: it goes on after the tokens so far."""
@@ -103,6 +105,7 @@ class RunningJob:
             return False  # behind a stop string
         sample.add(output)
         if sample.finished:
+            self._num_unfinished -= 1
             self.next_progress_at = 0.0  # the rest of its text, held back until now, is due
         return sample.stopped_early
 

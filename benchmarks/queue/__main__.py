@@ -54,7 +54,7 @@ def main() -> int:
     parser.add_argument("--followers", type=int, nargs="+", default=[1000, 5000])
     parser.add_argument("--events-per-s", type=int, default=2000, help="for the followers' latency")
     parser.add_argument(
-        "--jobs", type=int, default=50_000, help="for memory; 1000000 takes a quarter of an hour"
+        "--jobs", type=int, default=50_000, help="for memory; a million takes 15 minutes"
     )
     parser.add_argument("--out", type=Path, default=RESULTS / "queue.json")
     args = parser.parse_args()
