@@ -8,23 +8,34 @@ changes nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
-from consumer.lease import Ending, Lease, Progress
+from consumer.lease import DROP_TOKENS, Ending, Lease, Progress
 from penstock import keys as k
 from penstock.keys import JobId, Keys
 from penstock.link import Link
-from penstock.messages import Heartbeat, encode_heartbeat
+from penstock.messages import Heartbeat, encode_error, encode_heartbeat
 from penstock.presence import alive_consumers, server_time_ms
-from penstock.scripts import BEAT, CLAIM, COMMIT, PUBLISH, RELEASE, RENEW, RETIRE, Argument
+from penstock.scripts import BEAT, CLAIM, COMMIT, FAIL, PUBLISH, RELEASE, RENEW, RETIRE, Argument
 
 T = TypeVar("T")
 
+_START = "0-0"
+"""Of a scan for expired leases: it begins, or has come to the end of the lane's."""
+_RECLAIM_EVERY_S = 0.25
+"""Between two such scans, unless there is word of a release."""
 _BATCH = 128
 """Jobs per script call: bounds how long one call keeps the server from others."""
+
+
+DEAD_LETTER_TTL_MS: Final = 30 * 86400 * 1000
+"""Dead letters are kept for so long; older ones go as new ones come."""
+
+FailureOutcome = Literal["retry", "dead", "lost"]
+_OUTCOMES: Final[dict[bytes, FailureOutcome]] = {b"retry": "retry", b"dead": "dead", b"lost": "lost"}
 
 
 class Broker:
@@ -41,6 +52,7 @@ class Broker:
         self._control_id = "0-0"
         self._claim_control_id = "0-0"
         self._reclaim_from = 0.0
+        self._paused_until = 0.0
 
     async def start(self, *, take_over: str | None) -> None:
         """Skip old notices, learn the lanes; take over what `take_over` (a stable name) left behind."""
@@ -52,31 +64,34 @@ class Broker:
 
     async def _refresh_lanes(self) -> None:
         """Read the declared lanes; the default lane is always one of them."""
-        declared = await self._link.command("SMEMBERS", self.keys.lanes)
-        self._lanes = sorted({_text(lane) for lane in declared} | {k.DEFAULT_LANE})
+        declared = await self._link.command("HKEYS", self.keys.lanes)
+        names = {_text(lane) for lane in declared} | {k.DEFAULT_LANE}
+        self._lanes = sorted(names - {k.WHOLE_QUEUE})
 
     def connection_lost(self) -> None:
         """Pause reclaiming: idle times have counted the outage, and owners need a moment to renew."""
-        self._reclaim_from = time.monotonic() + self._lease_ms / 3000
+        self._reclaim_from = self._paused_until = time.monotonic() + self._lease_ms / 3000
 
     async def claim(self, credit: int) -> list[Lease]:
-        """Take up to `credit` jobs: expired and released ones first, then new ones."""
+        """Take up to `credit` jobs: expired and released ones first, then new ones, in the lanes' shares."""
+        # Looking for expired leases costs the server more than the claim itself: not at every one.
         reclaim = time.monotonic() >= self._reclaim_from
         # Whatever control says after this moment, the claim may not have seen.
         self._claim_control_id = self._control_id
-        self._lanes = self._lanes[1:] + self._lanes[:1]  # no lane is always the last to be served
         lanes = self._lanes
-        cursors = [self._cursors.get(lane, "0-0") if reclaim else "" for lane in lanes]
-        taken, states = await self._link.script(
-            CLAIM,
-            [self.keys.jobs(lane) for lane in lanes],
-            [k.GROUP, self.consumer, self._lease_ms, credit, *cursors],
-        )
+        args: list[Argument] = [k.GROUP, self.consumer, self._lease_ms, credit]
+        for lane in lanes:
+            args += [lane, self._cursors.get(lane, _START) if reclaim else ""]
+        names = [self.keys.lanes, self.keys.deficits, self.keys.attempts]
+        reply = await self._link.script(CLAIM, [*names, *map(self.keys.jobs, lanes)], args)
+        taken, states, now_ms = reply
         for lane, (delivered, cursor) in zip(lanes, states, strict=True):
             self._delivered[lane] = _text(delivered)
             if reclaim:
                 self._cursors[lane] = _text(cursor)
-        return [_lease(lanes[index], _text(entry), count, fields) for index, entry, count, fields in taken]
+        if reclaim and all(cursor == _START for cursor in self._cursors.values()):
+            self._reclaim_from = time.monotonic() + _RECLAIM_EVERY_S
+        return [_lease(lanes[item[0]], item, now_ms) for item in taken]
 
     async def wait_for_jobs(self, block_ms: int) -> None:
         """Wait until there may be something to claim, or for `block_ms`. Takes nothing.
@@ -86,7 +101,9 @@ class Broker:
         lanes = list(self._lanes)
         streams = [self.keys.jobs(lane) for lane in lanes] + [self.keys.control]
         ids = [self._delivered.get(lane, "0-0") for lane in lanes] + [self._claim_control_id]
-        await self._link.blocking("XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", *streams, *ids)
+        reply = await self._link.blocking("XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", *streams, *ids)
+        if any(stream == self.keys.control.encode() for stream, _ in reply or ()):
+            self._reclaim_from = min(self._reclaim_from, self._paused_until)
 
     async def wait_for_cancelled(self, block_ms: int) -> set[str]:
         """Wait for the control stream: ids of jobs cancelled since, none when `block_ms` pass.
@@ -106,41 +123,64 @@ class Broker:
     async def renew(self, leases: Sequence[Lease]) -> list[Lease]:
         """Extend leases; gives back those that are lost."""
         lost: list[Lease] = []
-        for part in _parts(leases):
-            held = await self._link.script(RENEW, [self._lane(lease) for lease in part], self._fenced(part))
+        for lane, part in _by_lane(leases, lambda lease: lease):
+            args: list[Argument] = [k.GROUP, self.consumer]
+            for lease in part:
+                args += [lease.job_id.entry, lease.deliveries]
+            held = await self._link.script(RENEW, [self.keys.jobs(lane)], args)
             lost += [lease for lease, kept in zip(part, held, strict=True) if not kept]
         return lost
 
     async def publish(self, progress: Sequence[Progress]) -> list[Lease]:
         """Append `tokens` events; gives back leases that are lost, or whose stream the server lost."""
         lost: list[Lease] = []
-        for part in _parts(progress):
-            names: list[str] = []
+        for lane, part in _by_lane(progress, lambda item: item.lease):
             args: list[Argument] = [k.GROUP, self.consumer]
             for item in part:
-                names += [self._lane(item.lease), self.keys.result(item.lease.key)]
                 args += [item.lease.job_id.entry, item.lease.deliveries]
                 args += [item.ttl_ms, item.num_before, item.event_id, item.event]
+            names = [self.keys.jobs(lane), *(self.keys.result(item.lease.key) for item in part)]
             published = await self._link.script(PUBLISH, names, args)
             lost += [item.lease for item, kept in zip(part, published, strict=True) if not kept]
         return lost
 
     async def commit(self, endings: Sequence[Ending]) -> list[Lease]:
         """End jobs; gives back leases that were lost, whose ends were not written."""
+        by_batch: dict[str | None, list[Ending]] = {}
+        for ending in endings:
+            by_batch.setdefault(ending.batch, []).append(ending)
         lost: list[Lease] = []
-        for part in _parts(endings):
-            names: list[str] = []
-            args: list[Argument] = [k.GROUP, self.consumer]
-            for ending in part:
-                names += self._commit_keys(ending)
-                args += _commit_args(ending)
-            committed = await self._link.script(COMMIT, names, args)
-            lost += [ending.lease for ending, done in zip(part, committed, strict=True) if not done]
+        for batch, of_batch in by_batch.items():
+            for lane, part in _by_lane(of_batch, lambda ending: ending.lease):
+                names = [self.keys.jobs(lane), self.keys.deficits, self.keys.attempts]
+                args: list[Argument] = [k.GROUP, self.consumer, lane, int(batch is not None)]
+                if batch is not None:
+                    names += [self.keys.batch(batch), self.keys.batch_done(batch)]
+                for ending in part:
+                    names.append(self.keys.result(ending.lease.key))
+                    args += _commit_args(ending)
+                committed = await self._link.script(COMMIT, names, args)
+                lost += [ending.lease for ending, done in zip(part, committed, strict=True) if not done]
         return lost
+
+    async def fail(self, ending: Ending, delay_ms: int) -> FailureOutcome:
+        """Charge a job with a failed attempt: again after `delay_ms`, or, at its last, its end."""
+        lease, failure = ending.lease, ending.failure
+        assert failure is not None
+        names = [self._lane(lease), self.keys.result(lease.key), self.keys.attempts, self.keys.dead]
+        if ending.batch is not None:
+            names += [self.keys.batch(ending.batch), self.keys.batch_done(ending.batch)]
+        args: list[Argument] = [
+            *(k.GROUP, self.consumer, lease.job_id.entry, lease.deliveries, self._lease_ms, delay_ms),
+            *(failure.max_attempts, encode_error(failure.error), ending.result_ttl_ms),
+            *(ending.tokens_id if ending.tokens_id == DROP_TOKENS else "", ending.terminal_id),
+            *(ending.terminal, "" if ending.row is None else ending.row, DEAD_LETTER_TTL_MS),
+        ]
+        return _OUTCOMES[await self._link.script(FAIL, names, args)]
 
     async def release(self, leases: Sequence[Lease], delay_ms: int = 0) -> None:
         """Give leases back, to be claimed by anyone after `delay_ms`."""
-        for part in _parts(leases):
+        for _, part in _by_lane(leases, lambda lease: lease):
             await self._link.script(
                 RELEASE,
                 [self.keys.control, *(self._lane(lease) for lease in part)],
@@ -155,6 +195,10 @@ class Broker:
             [self.keys.control, self.keys.consumers, *streams],
             [k.GROUP, self._lease_ms, names, spare],
         )
+
+    async def sweep(self) -> int:
+        """Retire whoever is dead, so that names don't pile up; gives how many leases that released."""
+        return await self.retire("?", spare=self.consumer)
 
     async def published(self, job_id: JobId) -> list[tuple[str, bytes]]:
         """What earlier runs of this job have published: (event id, event JSON), oldest first."""
@@ -180,27 +224,33 @@ class Broker:
             args += [lease.job_id.entry, lease.deliveries]
         return args
 
-    def _commit_keys(self, ending: Ending) -> list[str]:
-        lane = self._lane(ending.lease)
-        result = self.keys.result(ending.lease.key)
-        if ending.batch is None:
-            return [lane, result, lane, lane]
-        return [lane, result, self.keys.batch(ending.batch), self.keys.batch_done(ending.batch)]
-
 
 def _commit_args(ending: Ending) -> list[Argument]:
-    counter = "" if ending.batch is None else k.COMPLETED if ending.completed else k.FAILED
-    row = "" if ending.row is None else ending.row
     lease = ending.lease
-    head = [lease.job_id.entry, lease.deliveries, ending.result_ttl_ms, lease.key, counter, row]
-    return [*head, ending.tokens_id, ending.tokens, ending.terminal_id, ending.terminal]
+    head: list[Argument] = [lease.job_id.entry, lease.deliveries, lease.charged, ending.num_tokens]
+    tail: list[Argument] = [ending.tokens_id, ending.tokens, ending.terminal_id, ending.terminal]
+    if ending.batch is not None:
+        counter = k.COMPLETED if ending.completed else k.FAILED
+        tail += [counter, "" if ending.row is None else ending.row]
+    return [*head, ending.result_ttl_ms, *tail]
 
 
-def _lease(lane: str, entry: str, deliveries: int, flat: Sequence[bytes]) -> Lease:
-    fields = _named(flat)
+def _lease(lane: str, taken: Sequence[Any], now_ms: int) -> Lease:
+    """A lease of one of the claim script's entries."""
+    _, raw_entry, deliveries, charged, failures, flat = taken
+    fields, entry = _named(flat), _text(raw_entry)
     nonce = fields.get(k.NONCE, b"").decode("ascii", "replace")
     job_id = JobId(lane, entry, nonce if k.is_nonce(nonce) else None)
-    return Lease(job_id=job_id, key=str(job_id), deliveries=deliveries, job=fields.get(k.JOB))
+    return Lease(
+        job_id=job_id,
+        key=str(job_id),
+        deliveries=deliveries,
+        job=fields.get(k.JOB),
+        charged=charged,
+        num_failures=failures,
+        waited_ms=max(now_ms - int(entry.partition("-")[0]), 0),
+        claimed_at=time.monotonic(),
+    )
 
 
 def _named(flat: Sequence[bytes]) -> dict[str, bytes]:
@@ -208,8 +258,14 @@ def _named(flat: Sequence[bytes]) -> dict[str, bytes]:
     return {_text(name): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
 
 
-def _parts(items: Sequence[T]) -> list[Sequence[T]]:
-    return [items[start : start + _BATCH] for start in range(0, len(items), _BATCH)]
+def _by_lane(items: Sequence[T], lease_of: Callable[[T], Lease]) -> Iterator[tuple[str, Sequence[T]]]:
+    """A lane's items together, some at a time, each lane's in their order."""
+    lanes: dict[str, list[T]] = {}
+    for item in items:
+        lanes.setdefault(lease_of(item).job_id.lane, []).append(item)
+    for lane, of_lane in lanes.items():
+        for start in range(0, len(of_lane), _BATCH):
+            yield lane, of_lane[start : start + _BATCH]
 
 
 def _text(value: bytes) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from penstock.keys import JobId
+from penstock.messages import Error
 
 
 class Lease(Struct, frozen=True, kw_only=True):
@@ -17,6 +18,14 @@ class Lease(Struct, frozen=True, kw_only=True):
     """How often the entry was handed out, this time included; renewals do not count."""
     job: bytes | None
     """The job's JSON as it stands in the entry; None where the entry has no such field."""
+    charged: int = 0
+    """Tokens that its lane was charged for it when it was claimed."""
+    num_failures: int = 0
+    """Attempts at it that failed."""
+    waited_ms: int = 0
+    """Between its enqueue and this claim, by the server's clock."""
+    claimed_at: float = 0.0
+    """Monotonic time, in seconds, at which the claim was answered."""
 
     @property
     def request_id(self) -> str:
@@ -29,6 +38,17 @@ def job_key(request_id: str) -> str:
     return request_id.rpartition("/")[0]
 
 
+class Failure(Struct, frozen=True, kw_only=True):
+    """A failed attempt at a job."""
+
+    error: Error
+    max_attempts: int
+
+
+DROP_TOKENS = "drop"
+"""As a `tokens` event's id: what was published were checkpoints of a job that does not stream."""
+
+
 class Ending(Struct, frozen=True, kw_only=True):
     """All that `commit` writes for one job."""
 
@@ -38,9 +58,13 @@ class Ending(Struct, frozen=True, kw_only=True):
     completed: bool
     """Which of a batch's counters moves: completed or failed."""
     result_ttl_ms: int
+    num_tokens: int = 0
+    """What the job cost: tokens of its prompt and its outputs. 0 where it never got as far."""
     tokens_id: str = ""
+    """Of a streamed job's last `tokens` event, written with its end; `DROP_TOKENS` removes what there is."""
     tokens: bytes = b""
-    """The last `tokens` event of a streamed job, written together with its end."""
+    failure: Failure | None = None
+    """Where another attempt may help: the job then ends only if this was its last."""
     batch: str | None = None
     row: int | None = None
 

@@ -35,7 +35,7 @@ async def cancel(link: Link, keys: Keys, job_id: JobId) -> bool:
     data = dict(zip(fields[::2], fields[1::2], strict=True)).get(JOB.encode(), b"")
     labels, ttl_s = _read(data)
     event = Failed(error=Error(type="cancelled", message="the job was cancelled"), custom_id=labels.custom_id)
-    names = [lane, keys.result(str(job_id)), keys.control]
+    names = [lane, keys.result(str(job_id)), keys.control, keys.attempts]
     if labels.batch is not None:
         names += [keys.batch(labels.batch), keys.batch_done(labels.batch)]
     row = "" if labels.row is None else labels.row

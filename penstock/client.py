@@ -13,17 +13,39 @@ from redis.asyncio import Redis
 
 from penstock.batch import Batch, create
 from penstock.cancel import cancel
-from penstock.enqueue import CHUNK_JOBS, Call, Chunk, as_job, cut, enqueue, enqueue_all
+from penstock.dead import DeadLetter, drop, read_letter, read_letters, requeue
+from penstock.enqueue import (
+    CHUNK_JOBS,
+    IDEMPOTENCY_TTL_S,
+    Call,
+    Chunk,
+    as_job,
+    cut,
+    enqueue,
+    enqueue_all,
+    with_keys,
+)
 from penstock.errors import JobFailed, JobLost, ResultTimeout, ServerUnavailable
 from penstock.follower import Entry, Follower, Subscription, is_terminal
-from penstock.keys import DEFAULT_LANE, DEFAULT_SHARD, JobId, Keys, check_lane
+from penstock.keys import (
+    DEFAULT_LANE,
+    DEFAULT_SHARD,
+    WHOLE_QUEUE,
+    JobId,
+    Keys,
+    check_idempotency_key,
+    check_lane,
+)
+from penstock.lanes import Lane, LaneSettings, configure, read_lanes
 from penstock.link import Link
 from penstock.messages import Done, Event, Failed, Job, decode_event, encode_event, encode_job
-from penstock.status import Ended, Expired, JobStatus, Lost, Unknown, read_status
+from penstock.status import Ended, Expired, JobStatus, Lost, Unknown, read_status, read_whether_there
 
 FIRST_CHECK_S: Final = 1.0
 LONGEST_CHECK_S: Final = 30.0
 """A follower that hears nothing asks for the job's status after the first, then ever more rarely."""
+
+LONGEST_IDEMPOTENCY_TTL_S: Final = 30 * 86400
 
 _LOST: Final = {
     Expired: "is gone: its result expired or was deleted, or the server lost data; "
@@ -66,19 +88,43 @@ class Client:
         await self._follower.aclose()
         await self._link.aclose()
 
-    async def submit(self, job: Job | str, lane: str = DEFAULT_LANE) -> str:
+    async def submit(
+        self,
+        job: Job | str,
+        lane: str = DEFAULT_LANE,
+        *,
+        idempotency_key: str | None = None,
+        idempotency_ttl_s: float = IDEMPOTENCY_TTL_S,
+    ) -> str:
         """Enqueue one job, or one prompt, and give its id.
+
+        With an idempotency key, a job that was enqueued under it before is not enqueued again: its id is
+        given, whatever this job holds. That makes the call safe to repeat, and it repeats itself for some
+        seconds where the server cannot be reached.
+
+        Args:
+            idempotency_key: 1 to 255 printable ASCII characters without spaces.
+            idempotency_ttl_s: how long the key is remembered, in seconds.
 
         Raises:
             InvalidJob: nothing was enqueued.
             BatchUnknown: the job names a batch that does not exist; nothing was enqueued.
-            ServerFull: the server has no memory left; nothing was enqueued.
+            QueueFull: the lane, or the server (ServerFull), has no room; nothing was enqueued.
             ServerUnavailable: the message says whether the job may have been accepted all the same.
-            ValueError: the lane's name is not one.
+            ValueError: the lane's name, the key or its time is not one.
         """
         job = as_job(job, None)
         chunk = Chunk(job.batch, [encode_job(job)])
-        return (await enqueue(self._link, Call(self._keys, check_lane(lane), chunk)))[0]
+        if idempotency_key is None:
+            return (await enqueue(self._link, Call(self._keys, check_lane(lane), chunk)))[0]
+        if not 0.001 <= idempotency_ttl_s <= LONGEST_IDEMPOTENCY_TTL_S:
+            raise ValueError(
+                f"idempotency_ttl_s is {idempotency_ttl_s:g}; its range: 0.001 to {LONGEST_IDEMPOTENCY_TTL_S}"
+            )
+        chunk.idempotency_keys = [check_idempotency_key(idempotency_key)]
+        chunk.idempotency_ttl_s = idempotency_ttl_s
+        call = Call(self._keys, check_lane(lane), chunk)
+        return (await self._link.patiently(lambda: enqueue(self._link, call)))[0]
 
     async def submit_many(
         self,
@@ -86,6 +132,7 @@ class Client:
         lane: str = DEFAULT_LANE,
         batch: str | None = None,
         chunk: int = CHUNK_JOBS,
+        idempotency_keys: Iterable[str] | None = None,
     ) -> list[str]:
         """Enqueue many jobs, in order, and give their ids.
 
@@ -95,16 +142,20 @@ class Client:
         Args:
             batch: the batch that all jobs become rows of.
             chunk: jobs per call of the server; 1 or more.
+            idempotency_keys: one for each job, see `submit`; they are remembered for a day.
 
         Raises:
             InvalidJob: a job is bad; those before it are enqueued.
             ServerError: as `submit`, of the chunks under way.
-            ValueError: the lane's name is not one, or `chunk` is less than 1.
+            QueueFull: the lane, or the server, has no room for the next chunk.
+            ValueError: the lane's name or a key is none, there are too few keys, or `chunk` is under 1.
         """
         if chunk < 1:
             raise ValueError(f"chunk is {chunk}; it must be 1 or more")
         check_lane(lane)
         chunks = cut(jobs, batch, chunk)
+        if idempotency_keys is not None:
+            chunks = with_keys(chunks, idempotency_keys)
         return await enqueue_all(self._link, (Call(self._keys, lane, chunk) for chunk in chunks))
 
     async def result(self, job_id: str, timeout: float | None = None) -> Done:  # noqa: ASYNC109 - the common name
@@ -194,6 +245,63 @@ class Client:
         """
         return Batch(self._link, self._keys, batch_id)
 
+    async def lanes(self) -> list[Lane]:
+        """The declared lanes, by name: what waits in each, and its settings."""
+        return (await self._link.patiently(lambda: read_lanes(self._link, self._keys)))[1]
+
+    async def queue_settings(self) -> LaneSettings:
+        """Settings of the whole queue; the weight means nothing there."""
+        return (await self._link.patiently(lambda: read_lanes(self._link, self._keys)))[0]
+
+    async def set_lane(self, lane: str | None, **settings: float | bool | None) -> LaneSettings:
+        """Set some of a lane's `LaneSettings`; None as a value takes one back.
+
+        Args:
+            lane: the lane, which need not be declared yet; None for the whole queue.
+
+        Raises:
+            ValueError: the lane's name is not one, or a setting is unknown or out of range.
+        """
+        name = WHOLE_QUEUE if lane is None else check_lane(lane)
+        return await self._link.patiently(lambda: configure(self._link, self._keys, name, settings))
+
+    async def pause(self, lane: str | None = None) -> None:
+        """Have consumers take nothing more from a lane, or from the whole queue. What runs goes on."""
+        await self.set_lane(lane, paused=True)
+
+    async def resume(self, lane: str | None = None) -> None:
+        """Undo `pause` of the same lane, or of the whole queue."""
+        await self.set_lane(lane, paused=None)
+
+    async def dead_letters(self, after: str = "0-0", count: int = 100) -> list[DeadLetter]:
+        """Up to `count` dead letters behind the letter `after`, oldest first.
+
+        Raises:
+            ValueError: `after` is not a letter's id.
+        """
+        return await self._link.patiently(lambda: read_letters(self._link, self._keys, after, count))
+
+    async def dead_letter(self, letter_id: str) -> DeadLetter:
+        """One dead letter.
+
+        Raises:
+            NoSuchLetter: there is none of this id.
+        """
+        return await self._link.patiently(lambda: read_letter(self._link, self._keys, letter_id))
+
+    async def requeue(self, letter_id: str) -> str:
+        """Make a new job of a dead letter, and give the new job's id. Its `retry_of` is the old one's.
+
+        Raises:
+            NoSuchLetter: there is none of this id.
+            ServerUnavailable: it may or may not have been requeued; the letter is there or it is not.
+        """
+        return await requeue(self._link, self._keys, letter_id)
+
+    async def drop(self, letter_id: str) -> bool:
+        """Remove a dead letter; whether there was one."""
+        return await self._link.patiently(lambda: drop(self._link, self._keys, letter_id))
+
     async def _entries(self, job_id: str, after: str) -> AsyncGenerator[Entry, None]:
         """Entries of a job's result stream, up to the terminal one."""
         parsed = JobId.parse(job_id)
@@ -219,7 +327,7 @@ class Client:
             JobLost: there is not.
         """
         with suppress(ServerUnavailable):  # the follower is trying to reach it as well
-            status = await read_status(self._link, self._keys, job_id)
+            status = await read_whether_there(self._link, self._keys, job_id)
             entries = subscription.ready()
             if not entries and isinstance(status, Expired | Lost | Unknown):
                 raise JobLost(f"job {job_id} {_LOST[type(status)]}")

@@ -10,13 +10,14 @@ import contextlib
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import msgspec
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import NoScriptError, ResponseError
 
 from penstock.errors import CursorMoved, InvalidJob, PenstockError
-from penstock.keys import Keys
+from penstock.keys import Keys, check_idempotency_key
 from penstock.link import Link, in_our_words, receive, send
 from penstock.messages import Job, encode_job
 from penstock.scripts import ENQUEUE, Argument
@@ -27,6 +28,12 @@ CHUNK_BYTES = 1024 * 1024
 
 IN_FLIGHT = 4
 """Chunks that are sent before the first one's reply is awaited."""
+
+MAX_LANE_JOBS = 1_000_000
+"""Outstanding jobs of a lane beyond which an enqueue is refused, where nobody has set a limit."""
+
+IDEMPOTENCY_TTL_S = 86400
+"""How long an idempotency key is remembered, unless the caller says otherwise."""
 
 _NONCE_BYTES = 8
 
@@ -44,6 +51,9 @@ class Chunk(msgspec.Struct):
     batch: str | None
     jobs: list[bytes]
     size: int = 0
+    idempotency_keys: list[str] = []
+    """One for each job, or none."""
+    idempotency_ttl_s: float = IDEMPOTENCY_TTL_S
 
 
 def as_job(job: Job | str, batch: str | None) -> Job:
@@ -86,6 +96,20 @@ def cut(jobs: Iterable[Job | str], batch: str | None, chunk_jobs: int) -> Iterat
         yield chunk
 
 
+def with_keys(chunks: Iterator[Chunk], idempotency_keys: Iterable[str]) -> Iterator[Chunk]:
+    """Give each job of the chunks the next key.
+
+    Raises:
+        ValueError: there are fewer keys than jobs, or one is not a key.
+    """
+    keys = iter(idempotency_keys)
+    for chunk in chunks:
+        chunk.idempotency_keys = [check_idempotency_key(key) for key in islice(keys, len(chunk.jobs))]
+        if len(chunk.idempotency_keys) < len(chunk.jobs):
+            raise ValueError("there are fewer idempotency keys than jobs; give one for each")
+        yield chunk
+
+
 def _encoded(jobs: Iterable[Job | str], batch: str | None) -> Iterator[tuple[str | None, bytes]]:
     for index, given in enumerate(jobs):
         try:
@@ -107,21 +131,26 @@ class Call:
     def __init__(self, keys: Keys, lane: str, chunk: Chunk, cursor: Cursor | None = None) -> None:
         self._lane = lane
         self._cursor = cursor
-        self.keys = [keys.jobs(lane), keys.lanes, keys.control]
-        if chunk.batch is not None:
-            self.keys.append(keys.batch(chunk.batch))
+        stream = keys.jobs(lane)
+        batch = stream if chunk.batch is None else keys.batch(chunk.batch)
+        self.keys = [stream, keys.lanes, keys.control, batch]
+        self.keys += [keys.idempotency(key) for key in chunk.idempotency_keys]
         digits = os.urandom(_NONCE_BYTES * len(chunk.jobs)).hex()
         width = 2 * _NONCE_BYTES
         self._nonces = [digits[i : i + width] for i in range(0, len(digits), width)]
         head = ("0", "", "") if cursor is None else ("1", cursor.expected, cursor.new)
-        self.args: list[Argument] = [lane, *head]
+        self.args: list[Argument] = [lane, *head, MAX_LANE_JOBS, int(chunk.idempotency_ttl_s * 1000)]
         for nonce, job in zip(self._nonces, chunk.jobs, strict=True):
             self.args += (nonce, job)
 
     def ids(self, reply: bytes) -> list[str]:
         """Job ids of a reply."""
         entries = reply.decode().split()
-        return [f"{self._lane}.{e}.{n}" for e, n in zip(entries, self._nonces, strict=True)]
+        # A whole id is an earlier job's, under the same idempotency key.
+        return [
+            entry if "." in entry else f"{self._lane}.{entry}.{nonce}"
+            for entry, nonce in zip(entries, self._nonces, strict=True)
+        ]
 
     def explain(self, error: Exception) -> PenstockError:
         """The exception of ours for what the script or the connection raised."""
@@ -136,7 +165,7 @@ async def enqueue(link: Link, call: Call) -> list[str]:
 
     Raises:
         ServerUnavailable: the message says whether the jobs may have been accepted.
-        ServerFull: the server has no memory left; nothing was enqueued.
+        QueueFull: the lane or the server has no room; nothing was enqueued.
         BatchUnknown: the batch does not exist; nothing was enqueued.
         CursorMoved: the batch's cursor is elsewhere; nothing was enqueued.
     """

@@ -10,9 +10,11 @@ PenstockError
 ├── BatchExists                    the batch's name is taken
 ├── BatchUnknown                   there is no such batch, or its owner deleted it; nothing was enqueued
 ├── CursorMoved                    another driver advanced the batch; nothing was enqueued
+├── QueueFull                      the lane or the server has no room; nothing was enqueued; `.retry_after_s`
+│   └── ServerFull                 (see below)
 ├── InstallationError (RuntimeError)   what is installed beside penstock keeps it from working
 └── ServerError
-    ├── ServerFull                            the server has no memory left; nothing was enqueued
+    ├── ServerFull (QueueFull)                the server has no memory left; nothing was enqueued
     ├── ServerUnavailable (ConnectionError)   the server cannot be reached, or the connection broke
     └── ServerUnsuitable                      too old, evicting, or otherwise unable to keep our promises
 """
@@ -79,6 +81,15 @@ class CursorMoved(PenstockError):
         self.actual = actual
 
 
+class QueueFull(PenstockError):
+    """There is no room for more jobs. Nothing was enqueued."""
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        """Seconds after which there may be room, estimated from how long jobs wait now."""
+
+
 class InstallationError(PenstockError, RuntimeError):
     """Something that is installed beside penstock keeps it from working."""
 
@@ -87,7 +98,7 @@ class ServerError(PenstockError):
     """Something about the Redis or Valkey server."""
 
 
-class ServerFull(ServerError):
+class ServerFull(ServerError, QueueFull):
     """The server has no memory left. Nothing was enqueued; finished jobs make room again."""
 
 

@@ -26,6 +26,8 @@ NONCE: Final = "nonce"
 # Fields of a result stream's entry and of a batch's done stream's entry.
 EVENT: Final = "event"
 JOB_ID: Final = "job_id"
+# A dead letter has also `job`, `job_id` and `event`.
+ATTEMPTS: Final = "attempts"
 ROW: Final = "row"
 # Fields of the control stream's entries.
 CANCEL: Final = "cancel"
@@ -37,7 +39,11 @@ COMPLETED: Final = "completed"
 FAILED: Final = "failed"
 CURSOR: Final = "cursor"
 
+WHOLE_QUEUE: Final = "*"
+"""In the place of a lane's name: the settings of the queue, and in `deficits` the lane whose turn it is."""
+
 _LANE = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _NONCE = re.compile(r"[0-9a-f]{16}")
 _JOB_ID = re.compile(
     r"(?P<lane>[a-z][a-z0-9_-]{0,63})\.(?P<entry>[0-9]{1,20}-[0-9]{1,20})(?:\.(?P<nonce>[0-9a-f]{16}))?"
@@ -68,14 +74,33 @@ class Keys(Struct, frozen=True):
         """Stream of a batch's finished rows."""
         return self._key("batch", batch_id, "done")
 
+    def idempotency(self, key: str) -> str:
+        """String that remembers which job was enqueued under a client's idempotency key."""
+        return self._key("idempotency", key)
+
     @property
     def lanes(self) -> str:
-        """Set of declared lanes."""
+        """Hash of declared lane to its settings, JSON; those of the whole queue are under `*`."""
         return self._key("lanes")
 
     @property
+    def deficits(self) -> str:
+        """Hash of lane to the tokens that it may still take in its turn, and LANE:cost to a job's average."""
+        return self._key("deficits")
+
+    @property
+    def attempts(self) -> str:
+        """Hash of job id to its failed attempts: each a JSON object and a newline."""
+        return self._key("attempts")
+
+    @property
+    def dead(self) -> str:
+        """Stream of dead letters: jobs that failed at their last attempt."""
+        return self._key("dead")
+
+    @property
     def control(self) -> str:
-        """Stream of notices to consumers: cancelled jobs, newly declared lanes."""
+        """Stream of notices to consumers: cancelled jobs, lanes declared or set, leases released."""
         return self._key("control")
 
     @property
@@ -103,7 +128,7 @@ class JobId(Struct, frozen=True):
             InvalidJobId: the text is of another form.
         """
         match = _JOB_ID.fullmatch(text)
-        if match is None:
+        if match is None or any(int(part) >= 2**64 for part in match["entry"].split("-")):
             raise InvalidJobId(
                 f"{text[:100]!r} is not a job id; one looks like `standard.1763820000000-0.9f86d081884c7d65`"
             )
@@ -133,3 +158,16 @@ def check_lane(lane: str) -> str:
     if _LANE.fullmatch(lane) is None:
         raise ValueError(f"{lane!r} is not a lane name; use a-z, 0-9, _ and -, a letter first, 64 at most")
     return lane
+
+
+def check_idempotency_key(key: str) -> str:
+    """Give the key back.
+
+    Raises:
+        ValueError: it is not 1 to 255 printable ASCII characters without spaces.
+    """
+    if _IDEMPOTENCY_KEY.fullmatch(key) is None:
+        raise ValueError(
+            f"{key[:100]!r} is not an idempotency key; use 1 to 255 printable ASCII characters, no spaces"
+        )
+    return key

@@ -18,7 +18,14 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from penstock.backoff import pauses
-from penstock.errors import BatchUnknown, PenstockError, ServerError, ServerFull, ServerUnavailable
+from penstock.errors import (
+    BatchUnknown,
+    PenstockError,
+    QueueFull,
+    ServerError,
+    ServerFull,
+    ServerUnavailable,
+)
 from penstock.scripts import Argument, Script
 
 T = TypeVar("T")
@@ -137,10 +144,24 @@ def _full() -> ServerFull:
     return ServerFull(f"the server has no memory left; {_REFUSED}")
 
 
+def _no_room(words: str) -> QueueFull:
+    """The enqueue script's refusal: `CODE used limit ms`."""
+    code, used, limit, hint_ms = words.split()[:4]
+    retry_after_s = int(hint_ms) / 1000
+    again = f"{_REFUSED}; try again in {retry_after_s:g} s"
+    if code == "QUEUEFULL":
+        return QueueFull(f"the lane holds {used} jobs, its limit is {limit}; {again}", retry_after_s)
+    mib = [round(int(size) / 2**20) for size in (used, limit)]
+    words = f"the server's memory is full: {mib[0]} MiB are used, enqueues may fill {mib[1]}"
+    return ServerFull(f"{words}; {again}", retry_after_s)
+
+
 def _refusal(error: Exception, words: str) -> PenstockError:
     """An error reply: by redis-py's type, or by its words, as Redis 6.2 wraps the errors of a script."""
     if words.startswith("NOBATCH"):
         return BatchUnknown(words.removeprefix("NOBATCH "))
+    if words.startswith(("QUEUEFULL ", "MEMORYFULL ")):
+        return _no_room(words)
     if "OOM command not allowed" in words:
         return _full()
     passing = isinstance(error, _PASSING) or any(f"{code} " in words for code in _PASSING_CODES)
@@ -173,6 +194,10 @@ class Link:
         """
         if self._closed:
             raise RuntimeError("the client is closed")
+        if _cancellations():
+            # One may be pending, asked for while this task computed: the pool looks at the connection under a
+            # timeout of 0 s, which would take it for its own.
+            await asyncio.sleep(0)
         before = _cancellations()
         try:
             connection = await self._pool.get_connection()

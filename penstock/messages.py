@@ -80,6 +80,13 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_de
     result_ttl_s: Annotated[int, Meta(ge=1, le=30 * 86400)] | None = None
     """How long the result is kept; by default as the consumer is set, one day."""
 
+    deadline_s: Annotated[float, Meta(gt=0, le=30 * 86400)] | None = None
+    """Seconds after it was enqueued by which the job has ended, or fails with `deadline_exceeded`."""
+    max_attempts: Annotated[int, Meta(ge=1, le=100)] | None = None
+    """How often it may fail in a way that is worth another try; by default as the consumer is set, 3."""
+    retry_of: Annotated[str, Meta(max_length=256)] | None = None
+    """Id of the dead letter's job that this one repeats."""
+
     def __post_init__(self) -> None:
         names = ("prompt", "messages", "prompt_token_ids")
         given = [name for name in names if getattr(self, name) is not None]
@@ -171,6 +178,7 @@ ERROR_TYPES: Final = {
     "prompt_too_long": "prompt and at least one new token do not fit the model's window",
     "model_not_served": "the job names a model that this queue does not serve",
     "cancelled": "the job was cancelled",
+    "deadline_exceeded": "the job had not ended within its `deadline_s`",
     "engine_error": "the engine failed on this job",
     "invalid_output": "a finished output is not what `structured_outputs` asked for",
     "result_too_large": "the result is longer than a server takes",
@@ -358,6 +366,11 @@ def encode_heartbeat(heartbeat: Heartbeat) -> bytes:
 def decode_heartbeat(data: bytes | str) -> Heartbeat:
     """Decode a heartbeat; raises `msgspec.DecodeError` where the bytes are not one of ours."""
     return _heartbeat_decoder.decode(data)
+
+
+def encode_error(error: Error) -> bytes:
+    """Encode an error for the record of a failed attempt."""
+    return _encoder.encode(error)
 
 
 def _explain(message: str) -> str:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 from msgspec import Struct
 
+from penstock.attempts import Attempt, decode_attempts
 from penstock.keys import GROUP, JobId, Keys
 from penstock.link import Link
 from penstock.messages import Done, Failed, decode_event
+from penstock.presence import alive_consumers, in_words
 from penstock.scripts import STATUS
+
+WaitsFor = Literal["turn", "consumer", "model", "resume"]
+"""A job waits for its turn; for a consumer, as none is alive; for a model, as none has finished loading; or
+for the queue, or its lane, to be resumed."""
 
 
 class Queued(Struct, frozen=True, kw_only=True, tag="queued", tag_field="state"):
@@ -17,6 +24,9 @@ class Queued(Struct, frozen=True, kw_only=True, tag="queued", tag_field="state")
 
     ahead: int
     """About how many jobs of its lane are before it, from its place in time; exact when 0 or 1 wait."""
+    waits_for: WaitsFor = "turn"
+    detail: str = ""
+    """The reason in words; empty where the job waits its turn."""
 
 
 class Leased(Struct, frozen=True, kw_only=True, tag="leased", tag_field="state"):
@@ -27,13 +37,21 @@ class Leased(Struct, frozen=True, kw_only=True, tag="leased", tag_field="state")
     """How often the job was handed out."""
     idle_ms: int
     """Since the lease was taken or last renewed."""
+    attempts: list[Attempt] = []
+    """Those that failed, oldest first."""
 
 
 class Released(Struct, frozen=True, kw_only=True, tag="released", tag_field="state"):
-    """A consumer gave the job back; another takes it up, at once or after a delay."""
+    """A consumer gave the job back; another takes it up, at once or, after a failure, after a while."""
 
     deliveries: int
     idle_ms: int
+    attempts: list[Attempt] = []
+    """Those that failed, oldest first."""
+    retry_at_ms: int = 0
+    """Server time (Unix milliseconds) before which nobody takes it up; 0 where anybody may now."""
+    waits_for: WaitsFor = "turn"
+    detail: str = ""
 
 
 class Ended(Struct, frozen=True, kw_only=True, tag="ended", tag_field="state"):
@@ -69,22 +87,50 @@ async def read_status(link: Link, keys: Keys, job_id: JobId) -> JobStatus:
     Raises:
         ServerError: the server cannot be asked.
     """
-    reply = await link.script(
+    status = _decode(await _ask(link, keys, job_id))
+    if not isinstance(status, Queued | Released) or status.waits_for == "resume":
+        return status
+    consumers = await alive_consumers(link, keys)
+    why = in_words(consumers)
+    if why is None:
+        return status
+    return msgspec.structs.replace(status, waits_for="model" if consumers else "consumer", detail=why)
+
+
+async def read_whether_there(link: Link, keys: Keys, job_id: JobId) -> JobStatus:
+    """Ask the server once, without asking what a job waits for.
+
+    Raises:
+        ServerError: the server cannot be asked.
+    """
+    return _decode(await _ask(link, keys, job_id))
+
+
+async def _ask(link: Link, keys: Keys, job_id: JobId) -> list[Any]:
+    return await link.script(
         STATUS,
-        [keys.jobs(job_id.lane), keys.result(str(job_id))],
-        [GROUP, job_id.entry, job_id.nonce or ""],
+        [keys.jobs(job_id.lane), keys.result(str(job_id)), keys.lanes, keys.attempts],
+        [GROUP, job_id.entry, job_id.nonce or "", job_id.lane, str(job_id)],
     )
-    return _decode(reply)
+
+
+_PAUSED: dict[bytes, tuple[WaitsFor, str]] = {
+    b"": ("turn", ""),
+    b"lane": ("resume", "its lane is paused"),
+    b"queue": ("resume", "the queue is paused"),
+}
 
 
 def _decode(reply: list[Any]) -> JobStatus:
     match reply:
-        case [b"queued", ahead]:
-            return Queued(ahead=ahead)
-        case [b"leased", consumer, deliveries, idle_ms]:
-            return Leased(consumer=consumer.decode(), deliveries=deliveries, idle_ms=idle_ms)
-        case [b"released", deliveries, idle_ms]:
-            return Released(deliveries=deliveries, idle_ms=idle_ms)
+        case [b"queued", ahead, paused]:
+            waits_for, detail = _PAUSED[paused]
+            return Queued(ahead=ahead, waits_for=waits_for, detail=detail)
+        case [b"leased", consumer, deliveries, idle_ms, failed]:
+            name, attempts = consumer.decode(), _attempts(failed)
+            return Leased(consumer=name, deliveries=deliveries, idle_ms=idle_ms, attempts=attempts)
+        case [b"released", deliveries, idle_ms, failed, paused]:
+            return _released(deliveries, idle_ms, _attempts(failed), _PAUSED[paused])
         case [b"ended", event_id, event]:
             return _ended(event_id.decode(), event)
         case [b"expired"]:
@@ -93,6 +139,24 @@ def _decode(reply: list[Any]) -> JobStatus:
             return Lost()
         case _:
             return Unknown()
+
+
+def _released(deliveries: int, idle_ms: int, attempts: list[Attempt], why: tuple[WaitsFor, str]) -> Released:
+    return Released(
+        deliveries=deliveries,
+        idle_ms=idle_ms,
+        attempts=attempts,
+        retry_at_ms=attempts[-1].retry_at_ms if attempts else 0,
+        waits_for=why[0],
+        detail=why[1],
+    )
+
+
+def _attempts(data: bytes) -> list[Attempt]:
+    try:
+        return decode_attempts(data)
+    except msgspec.DecodeError:
+        return []  # a newer consumer's
 
 
 def _ended(event_id: str, data: bytes) -> JobStatus:

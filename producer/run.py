@@ -27,7 +27,7 @@ from msgspec import Struct
 from penstock.backoff import pauses
 from penstock.batch import Batch, FinishedRow
 from penstock.client import Client
-from penstock.errors import BatchUnknown, CursorMoved, ServerFull, ServerUnavailable
+from penstock.errors import BatchUnknown, CursorMoved, QueueFull, ServerUnavailable
 from penstock.keys import Keys
 from penstock.link import Link
 from penstock.messages import Job
@@ -114,7 +114,7 @@ class Run:
                     fresh = True
                 except (CursorMoved, _Rejoin):
                     self._progress.say("the server's record of this run has moved; looking again")
-                except (ServerUnavailable, ServerFull) as error:
+                except (ServerUnavailable, QueueFull) as error:
                     self._say_once(f"waiting for the server: {error}")
                     await asyncio.sleep(next(waits))
 
@@ -186,8 +186,8 @@ class Run:
                 await batch.enqueue_rows(
                     jobs, cursor=self._cursor, new_cursor=str(chunk.end), lane=self._plan.lane
                 )
-            except ServerFull:
-                self._say_once("the server's memory is full; sending on as answers make room")
+            except QueueFull as error:
+                self._say_once(f"sending on as answers make room: {error}")
                 break
             self._held = None
             self._cursor = str(chunk.end)

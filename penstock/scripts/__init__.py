@@ -26,13 +26,11 @@ class Script(Struct, frozen=True):
     sha: str
 
     @classmethod
-    def load(cls, name: str, *, fenced: bool = False) -> Script:
-        """Read `NAME.lua` from this package; `fenced` puts the token check of token.lua before it."""
+    def load(cls, *names: str) -> Script:
+        """Read the last of `names`, NAME.lua, from this package, and the others, its preludes, before it."""
         folder = files("penstock.scripts")
-        source = folder.joinpath(f"{name}.lua").read_text(encoding="utf-8")
-        if fenced:
-            source = folder.joinpath("token.lua").read_text(encoding="utf-8") + source
-        return cls(name, source, hashlib.sha1(source.encode()).hexdigest())
+        source = "".join(folder.joinpath(f"{name}.lua").read_text(encoding="utf-8") for name in names)
+        return cls(names[-1], source, hashlib.sha1(source.encode()).hexdigest())
 
     async def run(self, redis: Redis, keys: Sequence[str], args: Sequence[Argument]) -> Any:
         """Run on the server: by digest, or by source where the server has not seen it yet."""
@@ -46,10 +44,13 @@ class Script(Struct, frozen=True):
 ENQUEUE: Final = Script.load("enqueue")
 CANCEL: Final = Script.load("cancel")
 STATUS: Final = Script.load("status")
+CONFIGURE: Final = Script.load("configure")
+REQUEUE: Final = Script.load("requeue")
 CLAIM: Final = Script.load("claim")
-RENEW: Final = Script.load("renew", fenced=True)
-PUBLISH: Final = Script.load("publish", fenced=True)
-COMMIT: Final = Script.load("commit", fenced=True)
-RELEASE: Final = Script.load("release", fenced=True)
+RENEW: Final = Script.load("token", "renew")
+PUBLISH: Final = Script.load("token", "publish")
+COMMIT: Final = Script.load("token", "ending", "commit")
+FAIL: Final = Script.load("token", "ending", "fail")
+RELEASE: Final = Script.load("token", "release")
 RETIRE: Final = Script.load("retire")
 BEAT: Final = Script.load("beat")

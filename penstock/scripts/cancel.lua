@@ -1,9 +1,9 @@
 -- End a job as cancelled, at once and whether or not someone works on it: whoever does finds the lease gone.
 -- The caller has read the entry before (it never changes) and knows from it the batch, the row and the TTL.
--- KEYS: lane stream, result stream, control stream; where it is a row of a batch: batch hash, done stream
+-- KEYS: lane stream, result stream, control stream, attempts hash; where it is a row of a batch: batch hash, done stream
 -- ARGV: group, entry id, nonce ('' for a raw entry), job id, result TTL (ms), row ('' where none), event JSON
 -- Reply: 1 (cancelled) or 0 (there is no such entry: it has ended, or never was)
-local lane, result, control, batch, done = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local lane, result, control, attempts, batch, done = unpack(KEYS)
 local group, entry, nonce, job_id, ttl, row, event = unpack(ARGV)
 
 local function nonce_of(fields)
@@ -24,6 +24,7 @@ local is_row = batch and redis.call('HLEN', batch) > 0 and redis.call('XLEN', do
 
 redis.call('XACK', lane, group, entry)
 redis.call('XDEL', lane, entry)
+redis.call('HDEL', attempts, job_id)
 if is_row then
   redis.call('HINCRBY', batch, 'failed', 1)
   redis.call('XADD', done, '*', 'job_id', job_id, 'row', row, 'event', event)

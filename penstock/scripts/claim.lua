@@ -1,15 +1,23 @@
--- Take jobs: first what has expired or was released, then what is new; never more than `credit`.
--- KEYS: lane streams, in the order in which to serve them
--- ARGV: group, consumer, lease (ms), credit, then per lane the reclaim cursor ('' skips reclaiming)
--- Reply: { { {lane index, entry id, deliveries, {field, value, ...}}, ... },
---          { {last delivered id, next reclaim cursor}, ... one per lane } }
+-- Take jobs: first what has expired or was released, then what is new, lane by lane in their fair shares; never
+-- more than `credit`, and nothing from a lane (or a whole queue) that is paused.
+-- The shares are deficit round robin in tokens (Shreedhar & Varghese 1995, with debts as in surplus round robin):
+-- a lane whose turn comes is given a quantum times its weight and takes jobs while it has tokens left. A job is
+-- charged what the lane's jobs cost on average; `commit` settles the difference. Debts are bounded, so that a lane
+-- which had the queue for itself does not pay for that for ever.
+-- KEYS: lanes hash, deficits hash, attempts hash, then lane streams in the order of their names
+-- ARGV: group, consumer, lease (ms), credit, then per lane its name and the reclaim cursor ('' skips reclaiming)
+-- Reply: { { {lane index, entry id, deliveries, tokens charged, failed attempts, {field, value, ...}}, ... },
+--          { {last delivered id, next reclaim cursor}, ... one per lane }, server time (ms) }
+local lanes, deficits, attempts = KEYS[1], KEYS[2], KEYS[3]
 local group, consumer, lease, credit = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
-local taken, lanes = {}, {}
+local QUANTUM = 256 -- tokens; also what a lane's jobs are taken to cost before any has ended
+local MOST_DEBT = 64 -- jobs of the lane's average cost
+local taken, states, served = {}, {}, {}
 
 local function with_group(lane, command)
   local reply = redis.pcall(unpack(command))
   if type(reply) == 'table' and reply.err and string.find(reply.err, 'NOGROUP', 1, true) then
-    redis.call('XGROUP', 'CREATE', lane, group, '0', 'MKSTREAM')
+    redis.call('XGROUP', 'CREATE', lane.key, group, '0', 'MKSTREAM')
     reply = redis.pcall(unpack(command))
   end
   if type(reply) == 'table' and reply.err then
@@ -20,50 +28,156 @@ local function with_group(lane, command)
   return reply
 end
 
-local function deliveries(lane, entry)
-  return redis.call('XPENDING', lane, group, entry, entry, 1)[1][4]
+local function as_map(flat)
+  local map = {}
+  for i = 1, #flat, 2 do map[flat[i]] = flat[i + 1] end
+  return map
 end
 
-local function reclaim(index, lane, cursor)
-  local reply = with_group(lane, {'XAUTOCLAIM', lane, group, consumer, lease, cursor, 'COUNT', credit})
-  if not reply then return cursor end
+local function settings_of(name)
+  local known = redis.call('HGET', lanes, name)
+  if not known or known == '{}' then return {} end
+  return cjson.decode(known)
+end
+
+-- How often the job has failed: only of those delivered before, who are few.
+local function failures(lane, entry, fields)
+  local nonce = as_map(fields)['nonce'] or ''
+  local suffix = #nonce == 16 and string.match(nonce, '^[0-9a-f]+$') and '.' .. nonce or ''
+  local known = redis.call('HGET', attempts, lane.name .. '.' .. entry .. suffix) or ''
+  local _, count = string.gsub(known, '\n', '')
+  return count
+end
+
+local function take(lane, entry, deliveries, fields)
+  local failed = deliveries > 1 and failures(lane, entry, fields) or 0
+  -- Rounded up: Lua's numbers reach the caller as integers.
+  taken[#taken + 1] = {lane.index, entry, deliveries, math.ceil(lane.cost), failed, fields}
+  credit = credit - 1
+end
+
+local function reclaim(lane)
+  local reply = with_group(lane,
+    {'XAUTOCLAIM', lane.key, group, consumer, lease, lane.cursor, 'COUNT', credit})
+  if not reply then return end
   for _, entry in ipairs(reply[2]) do
     if entry and entry[2] then
-      taken[#taken + 1] = {index, entry[1], deliveries(lane, entry[1]), entry[2]}
-      credit = credit - 1
+      local pending = redis.call('XPENDING', lane.key, group, entry[1], entry[1], 1)[1]
+      take(lane, entry[1], pending[4], entry[2])
     end
   end
-  return reply[1]
+  lane.cursor = reply[1]
 end
 
-local function read_new(index, lane)
+-- How many wait for their first consumer, and the last one that did not.
+local function waiting(lane)
+  local length = redis.pcall('XLEN', lane.key)
+  if type(length) == 'table' or length == 0 then return 0 end
+  local groups = with_group(lane, {'XINFO', 'GROUPS', lane.key}) or {}
+  for _, flat in ipairs(groups) do
+    local info = as_map(flat)
+    if info['name'] == group then
+      lane.delivered = info['last-delivered-id']
+      -- At least one try: on Redis 6.2, an entry deleted by hand stays pending and spoils the difference.
+      return math.max(length - info['pending'], 1)
+    end
+  end
+  return length
+end
+
+local function read_new(lane, count)
   local reply = with_group(lane,
-    {'XREADGROUP', 'GROUP', group, consumer, 'COUNT', credit, 'STREAMS', lane, '>'})
-  if not reply then return end
-  for _, entry in ipairs(reply[1][2]) do
-    taken[#taken + 1] = {index, entry[1], 1, entry[2]}
-    credit = credit - 1
+    {'XREADGROUP', 'GROUP', group, consumer, 'COUNT', count, 'STREAMS', lane.key, '>'})
+  local entries = reply and reply[1] and reply[1][2] or {}
+  for _, entry in ipairs(entries) do
+    take(lane, entry[1], 1, entry[2])
+    lane.delivered = entry[1]
+  end
+  return #entries
+end
+
+-- Nobody has tokens: as many rounds at once as it takes until somebody has.
+local function refill(active)
+  local rounds = math.huge
+  for _, lane in ipairs(active) do
+    if lane.waiting > lane.count then
+      rounds = math.min(rounds, math.floor(-lane.deficit / (QUANTUM * lane.weight)))
+    end
+  end
+  for _, lane in ipairs(active) do
+    if lane.waiting > lane.count then lane.deficit = lane.deficit + rounds * QUANTUM * lane.weight end
   end
 end
 
-local function last_delivered(lane)
-  local groups = redis.pcall('XINFO', 'GROUPS', lane)
-  if groups.err then return '0-0' end
-  for _, info in ipairs(groups) do
-    local row = {}
-    for i = 1, #info, 2 do row[info[i]] = info[i + 1] end
-    if row['name'] == group then return row['last-delivered-id'] end
+-- Decide how many new jobs of each lane to take; gives the lane whose turn goes on, or comes next.
+local function divide(active, turn)
+  local left, room, at, idle = #active, credit, 1, 0
+  for i, lane in ipairs(active) do
+    if lane.name >= turn then at = i break end
   end
-  return '0-0'
+  local resumed = active[at] and active[at].name == turn and active[at].deficit > 0
+  while room > 0 and left > 0 do
+    local lane = active[at]
+    local before = room
+    if lane.waiting > lane.count then
+      if not resumed then lane.deficit = lane.deficit + QUANTUM * lane.weight end
+      if lane.deficit > 0 then
+        local count = math.min(lane.waiting - lane.count, room, math.ceil(lane.deficit / lane.cost))
+        lane.count, lane.deficit, room = lane.count + count, lane.deficit - count * lane.cost, room - count
+      end
+      if lane.waiting == lane.count then left = left - 1 end
+      if room == 0 and lane.deficit > 0 and lane.waiting > lane.count then return lane.name end
+    end
+    resumed = false
+    idle = room < before and 0 or idle + 1
+    if idle >= #active then
+      refill(active)
+      idle = 0
+    end
+    at = at % #active + 1
+  end
+  return active[at] and active[at].name or ''
 end
 
-for index, lane in ipairs(KEYS) do
-  local cursor = ARGV[4 + index]
-  lanes[index] = {'0-0', cursor}
-  if credit > 0 and cursor ~= '' then lanes[index][2] = reclaim(index - 1, lane, cursor) end
+local function load(index)
+  local name = ARGV[3 + 2 * index]
+  local settings = settings_of(name)
+  local known = redis.call('HMGET', deficits, name, name .. ':cost')
+  local lane = {
+    index = index - 1, key = KEYS[3 + index], name = name, cursor = ARGV[4 + 2 * index], count = 0,
+    weight = tonumber(settings['weight'] or 1), deficit = tonumber(known[1] or 0) or 0,
+    cost = math.max(tonumber(known[2] or QUANTUM) or QUANTUM, 1), delivered = '0-0',
+  }
+  lane.deficit = math.max(lane.deficit, -MOST_DEBT * math.max(lane.cost, QUANTUM * lane.weight))
+  return lane, settings['paused']
 end
-for index, lane in ipairs(KEYS) do
-  if credit > 0 then read_new(index - 1, lane) end
-  lanes[index][1] = last_delivered(lane)
+
+local all, active = {}, {}
+local is_paused = settings_of('*')['paused']
+for index = 1, #KEYS - 3 do
+  local lane, lane_paused = load(index)
+  all[index] = lane
+  if not is_paused and not lane_paused then served[#served + 1] = lane end
 end
-return {taken, lanes}
+for _, lane in ipairs(served) do
+  if credit > 0 and lane.cursor ~= '' then reclaim(lane) end
+end
+for _, lane in ipairs(served) do
+  lane.waiting = waiting(lane)
+  if lane.waiting > 0 then active[#active + 1] = lane end
+end
+if credit > 0 and #active > 0 then
+  local turn = divide(active, redis.call('HGET', deficits, '*') or '')
+  for _, lane in ipairs(active) do
+    local charged = lane.count
+    local count = charged > 0 and read_new(lane, charged) or 0
+    lane.deficit = lane.deficit + (charged - count) * lane.cost
+    -- A lane with nothing left to take keeps its debts and not its savings.
+    if count < charged or lane.waiting <= charged then lane.deficit = math.min(lane.deficit, 0) end
+    redis.call('HSET', deficits, lane.name, string.format('%.1f', lane.deficit))
+  end
+  redis.call('HSET', deficits, '*', turn)
+end
+for index, lane in ipairs(all) do states[index] = {lane.delivered, lane.cursor} end
+local time = redis.call('TIME')
+return {taken, states, tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)}

@@ -1,49 +1,77 @@
--- End jobs: token check, acknowledge and delete, terminal event and TTL, batch counters and done entry.
+-- End jobs of one lane: token check, acknowledge and delete, terminal events and TTL, batch counters and done
+-- entries, and what the jobs have cost their lane.
 -- Freeing comes first: on a full server with noeviction, that is what lets the writes pass.
--- KEYS: per job: lane stream, result stream, batch hash, batch done stream (the lane again where no batch)
--- ARGV: group, consumer, then per job: entry id, deliveries, result TTL (ms), job id, batch counter
---       ('completed', 'failed', or '' where no batch), row ('' where none), last tokens event's id and JSON
---       ('' where none), terminal event's id and JSON
+-- KEYS: lane stream, deficits hash, attempts hash; where the jobs are rows: their batch's hash, its done stream;
+--       then per job its result stream
+-- ARGV: group, consumer, lane name, '1' where the jobs are rows of a batch or '0', then per job: entry id,
+--       deliveries, tokens charged at its claim, tokens it cost, result TTL (ms), last tokens event's id and JSON
+--       ('' where none; 'drop' as the id removes what was published), terminal event's id and JSON, and for a row
+--       also the batch's counter ('completed' or 'failed') and the row ('' where none)
 -- Reply: per job 1 (committed) or 0 (the lease is lost, nothing was written)
-local group, consumer = ARGV[1], ARGV[2]
-local WIDTH = 10
+local lane, deficits, attempts = KEYS[1], KEYS[2], KEYS[3]
+local group, consumer, name, is_rows = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
+local batch, done = KEYS[4], KEYS[5]
+local FIRST_KEY, WIDTH = is_rows and 6 or 4, is_rows and 11 or 9
+local BATCH_TTL = 30 * 86400 * 1000 -- ms after the last row was enqueued or ended
+local COST_MEMORY = 1 / 16 -- weight of the newest job in the lane's average cost
 
-local function write_result(result, ttl, tokens_id, tokens, terminal_id, terminal)
-  -- A job resumed after its last tokens event was published repeats that event: the server refuses it.
-  if tokens_id ~= '' then redis.pcall('XADD', result, tokens_id, 'event', tokens) end
-  local reply = redis.pcall('XADD', result, terminal_id, 'event', terminal)
-  if type(reply) == 'table' and string.find(reply.err, 'equal or smaller', 1, true) then
-    -- An earlier run published more than this one knows of. The job is gone from its lane by now, so its
-    -- end must be written: behind what is there.
-    local last = redis.call('XREVRANGE', result, '+', '-', 'COUNT', 1)[1][1]
-    local count, sequence = string.match(last, '^(%d+)-(%d+)$')
-    if sequence == '0' then redis.call('XADD', result, count .. '-1', 'event', terminal) end
-  end
-  redis.call('PEXPIRE', result, ttl)
+local function args_of(i)
+  return unpack(ARGV, 5 + WIDTH * i, 4 + WIDTH * (i + 1))
 end
 
-local function write_row(batch, done, counter, job_id, row, terminal, result)
-  redis.call('HINCRBY', batch, counter, 1)
-  redis.call('XADD', done, '*', 'job_id', job_id, 'row', row, 'event', terminal)
-  redis.call('DEL', result)
+local entries, deliveries = {}, {}
+for i = 0, #KEYS - FIRST_KEY do
+  entries[#entries + 1], deliveries[#deliveries + 1] = args_of(i)
+end
+local holding = held(lane, group, consumer, entries, deliveries)
+local ended = {}
+for _, entry in ipairs(entries) do
+  if holding[entry] then ended[#ended + 1] = entry end
+end
+
+-- The lane pays the difference between what its jobs cost and what was charged when they were claimed.
+local function settle(extra, cost, count)
+  local known = redis.call('HMGET', deficits, name, name .. ':cost')
+  local average = tonumber(known[2] or false) or cost / count
+  local kept = (1 - COST_MEMORY) ^ count
+  redis.call('HSET', deficits, name, string.format('%.1f', (tonumber(known[1] or false) or 0) - extra),
+    name .. ':cost', string.format('%.1f', average * kept + cost / count * (1 - kept)))
 end
 
 local committed = {}
-for i = 1, #KEYS / 4 do
-  local lane, result, batch, done = unpack(KEYS, 4 * i - 3, 4 * i)
-  local entry, deliveries, ttl, job_id, counter, row, tokens_id, tokens, terminal_id, terminal =
-    unpack(ARGV, 3 + WIDTH * (i - 1), 2 + WIDTH * i)
-  committed[i] = 0
-  if holds(lane, group, consumer, entry, deliveries) then
-    redis.call('XACK', lane, group, entry)
-    redis.call('XDEL', lane, entry)
-    -- A batch that its owner deleted takes no more rows; their results stand alone.
-    if counter ~= '' and redis.call('EXISTS', batch) == 1 then
-      write_row(batch, done, counter, job_id, row, terminal, result)
+if #ended == 0 then
+  for i = 1, #entries do committed[i] = 0 end
+  return committed
+end
+redis.call('XACK', lane, group, unpack(ended))
+redis.call('XDEL', lane, unpack(ended))
+-- A batch that its owner deleted takes no more rows; their results stand alone.
+local to_batch = is_rows and redis.call('EXISTS', batch) == 1
+local any_attempts = redis.call('EXISTS', attempts) == 1
+local extra, cost, count = 0, 0, 0
+for i = 0, #entries - 1 do
+  local result = KEYS[FIRST_KEY + i]
+  local entry, _, charged, spent, ttl, tokens_id, tokens, terminal_id, terminal, counter, row = args_of(i)
+  committed[i + 1] = 0
+  if holding[entry] then
+    holding[entry] = nil
+    if to_batch then
+      write_row(batch, done, counter, job_of(result), row, terminal, result)
     else
       write_result(result, ttl, tokens_id, tokens, terminal_id, terminal)
     end
-    committed[i] = 1
+    if any_attempts then redis.call('HDEL', attempts, job_of(result)) end
+    spent = tonumber(spent)
+    extra = extra + spent - tonumber(charged)
+    -- What failed at once says nothing about what the lane's jobs cost.
+    if spent > 0 then cost, count = cost + spent, count + 1 end
+    committed[i + 1] = 1
   end
+end
+if count > 0 then settle(extra, cost, count) end
+if to_batch then
+  -- Whoever drives a batch deletes it; one that nobody has touched for so long, nobody will.
+  redis.call('PEXPIRE', batch, BATCH_TTL)
+  redis.call('PEXPIRE', done, BATCH_TTL)
 end
 return committed

@@ -1,15 +1,15 @@
 -- Say where a job is, from what is there: nothing keeps a status. Every step is logarithmic or better.
--- KEYS: lane stream, result stream
--- ARGV: group, entry id, nonce ('' for a raw entry)
--- Reply: {'queued', about how many are ahead}
---        {'leased', consumer, deliveries, ms since the lease was taken or renewed}
---        {'released', deliveries, ms of idle time}
+-- KEYS: lane stream, result stream, lanes hash, attempts hash
+-- ARGV: group, entry id, nonce ('' for a raw entry), lane name, job id
+-- Reply: {'queued', about how many are ahead, paused}   `paused` is '', 'lane' or 'queue'
+--        {'leased', consumer, deliveries, ms since the lease was taken or renewed, failed attempts}
+--        {'released', deliveries, ms of idle time, failed attempts, paused}   each attempt a JSON object and a newline
 --        {'ended', event id, event JSON}
 --        {'expired'}   the server gave out this id, and there is nothing left of the job
 --        {'lost'}      parts are left, but nothing will ever finish the job
 --        {'unknown'}   the server never gave out this id
-local lane, result = KEYS[1], KEYS[2]
-local group, entry, nonce = ARGV[1], ARGV[2], ARGV[3]
+local lane, result, lanes, attempts = unpack(KEYS)
+local group, entry, nonce, name, job_id = unpack(ARGV)
 
 local function as_map(flat)
   local map = {}
@@ -57,17 +57,27 @@ local function ahead(pending, delivered)
   return math.floor((waiting - 1) * (place(entry) - place(first)) / span + 0.5)
 end
 
+local function is_paused(of)
+  local sound, settings = pcall(cjson.decode, redis.call('HGET', lanes, of) or '{}')
+  return sound and type(settings) == 'table' and settings['paused'] == true
+end
+
+local function paused()
+  return is_paused('*') and 'queue' or is_paused(name) and 'lane' or ''
+end
+
 local function of_entry()
   local lease = redis.pcall('XPENDING', lane, group, entry, entry, 1)
   if not lease.err and lease[1] then
     local _, consumer, idle, deliveries = unpack(lease[1])
-    if consumer == '-' then return {'released', deliveries, idle} end
-    return {'leased', consumer, deliveries, idle}
+    local failed = redis.call('HGET', attempts, job_id) or ''
+    if consumer == '-' then return {'released', deliveries, idle, failed, paused()} end
+    return {'leased', consumer, deliveries, idle, failed}
   end
   local pending, delivered = group_info()
   -- Delivered and owned by no one: an XACK or XGROUP DELCONSUMER by hand. No consumer will be given it again.
   if compare(entry, delivered) <= 0 then return {'lost'} end
-  return {'queued', ahead(pending, delivered)}
+  return {'queued', ahead(pending, delivered), paused()}
 end
 
 local found = redis.call('XRANGE', lane, entry, entry)[1]

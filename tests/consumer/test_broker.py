@@ -83,7 +83,7 @@ async def test_a_take_over_spares_names_that_only_begin_alike(
 async def test_a_lane_without_a_stream_strands_nothing(
     redis: Redis, redis_url: str, broker: Broker, credit: int
 ) -> None:
-    await redis.sadd(KEYS.lanes, "absent")
+    await redis.hset(KEYS.lanes, "absent", "{}")
     await broker.start(take_over=None)
     broker.connection_lost()  # reclaiming, which would make the stream, is paused
     async with Client(redis_url) as client:

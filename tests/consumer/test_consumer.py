@@ -272,7 +272,7 @@ async def test_a_strange_result_stream_or_heartbeat_stops_nobody(
 ) -> None:
     await redis.hset(Keys().consumers, "stranger", b"not a heartbeat")
     await redis.set(Keys().jobs("aaa"), "not a lane")
-    await redis.sadd(Keys().lanes, "aaa")
+    await redis.hset(Keys().lanes, "aaa", "{}")
     entry = (await redis.xadd(LANE, {"job": '{"prompt":"x","stream":true}'})).decode()
     job_id = f"standard.{entry}"
     await redis.xadd(Keys().result(job_id), {"event": b'{"type":"unheard of"}'}, id="1-0")

@@ -39,9 +39,10 @@ class Worker:
 
     async def claim(self, count: int = 1, lane: str = "standard") -> list[str]:
         """Take up to `count` new jobs; gives their ids."""
-        taken, _ = await CLAIM.run(self.redis, [KEYS.jobs(lane)], [GROUP, self.name, 30_000, count, "0-0"])
+        keys = [KEYS.lanes, KEYS.deficits, KEYS.attempts, KEYS.jobs(lane)]
+        taken, _, _ = await CLAIM.run(self.redis, keys, [GROUP, self.name, 30_000, count, lane, "0-0"])
         ids: list[str] = []
-        for _, entry, deliveries, flat in taken:
+        for _, entry, deliveries, _, _, flat in taken:
             fields: dict[bytes, bytes] = dict(zip(flat[::2], flat[1::2], strict=True))
             nonce = fields.get(b"nonce")
             job_id = str(JobId(lane, entry.decode(), nonce.decode() if nonce else None))
@@ -68,14 +69,14 @@ class Worker:
         """End the job with `event`, `count` tokens having been published."""
         parsed = JobId.parse(job_id)
         lane = KEYS.jobs(parsed.lane)
-        keys = [lane, KEYS.result(job_id), lane, lane]
-        counter = ""
+        keys, as_row = [lane, KEYS.deficits, KEYS.attempts], list[Any]()
         if batch is not None:
-            keys[2:] = [KEYS.batch(batch), KEYS.batch_done(batch)]
-            counter = "completed" if isinstance(event, Done) else "failed"
-        args: list[Any] = [parsed.entry, self.deliveries[job_id], TTL_MS, job_id, counter]
-        args += ["" if row is None else row, "", "", f"{count}-1", encode_event(event)]
-        return await COMMIT.run(self.redis, keys, [GROUP, self.name, *args]) == [1]
+            keys += [KEYS.batch(batch), KEYS.batch_done(batch)]
+            as_row = ["completed" if isinstance(event, Done) else "failed", "" if row is None else row]
+        args: list[Any] = [parsed.entry, self.deliveries[job_id], 1, 1, TTL_MS]
+        args += ["", "", f"{count}-1", encode_event(event), *as_row]
+        head = [GROUP, self.name, parsed.lane, int(batch is not None)]
+        return await COMMIT.run(self.redis, [*keys, KEYS.result(job_id)], [*head, *args]) == [1]
 
     async def release(self, job_id: str, delay_ms: int = 0) -> bool:
         """Give the job back."""

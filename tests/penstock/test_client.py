@@ -136,6 +136,19 @@ async def test_followers_of_one_job_at_different_places(client: Client, worker: 
     ]
 
 
+async def test_a_cancellation_asked_for_while_the_task_computes_is_not_swallowed(client: Client) -> None:
+    await client.submit("warm: the next call finds a connection in the pool")
+
+    async def interrupted() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()  # as a signal's handler does, between two awaits
+        await client.submit("never")
+
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.create_task(interrupted())
+
+
 async def test_a_cancelled_waiter_takes_nothing_with_it(client: Client, worker: Worker) -> None:
     job_id = await client.submit("x")
     waiters = [asyncio.create_task(client.result(job_id)) for _ in range(10)]

@@ -43,7 +43,7 @@ async def test_a_lane_is_declared_once_and_rings_control_once(client: Client, re
     for _ in range(3):
         await client.submit("x", lane="tenant-7")
     await client.submit_many(["x", "y"], lane="standard")
-    assert await redis.smembers(KEYS.lanes) == {b"tenant-7", b"standard"}
+    assert await redis.hgetall(KEYS.lanes) == {b"tenant-7": b"{}", b"standard": b"{}"}
     notices = [fields for _, fields in await redis.xrange(KEYS.control)]
     assert notices == [{b"lane": b"tenant-7"}, {b"lane": b"standard"}]
 

@@ -14,7 +14,9 @@ import pytest
 from redis.asyncio import Redis
 
 from penstock import keys, schema
+from penstock.attempts import Attempt
 from penstock.keys import Keys
+from penstock.lanes import LaneSettings
 from penstock.messages import (
     ERROR_TYPES,
     Completion,
@@ -54,7 +56,8 @@ def test_schemas_are_up_to_date(name: str) -> None:
 def test_every_key_is_documented() -> None:
     names = Keys("SHARD")
     made = [names.jobs("LANE"), names.result("JOB_ID"), names.batch("ID"), names.batch_done("ID")]
-    for key in [*made, names.lanes, names.control, names.consumers]:
+    made += [names.lanes, names.deficits, names.attempts, names.dead, names.idempotency("KEY")]
+    for key in [*made, names.control, names.consumers]:
         assert key in QUOTED
 
 
@@ -71,6 +74,7 @@ def test_every_field_and_group_is_documented() -> None:
     "struct",
     [
         *(Job, SamplingParams, StructuredOutputs, RepetitionDetection, PoolingParams, Message, Heartbeat),
+        *(LaneSettings, Attempt),
         *(Tokens, Done, Failed, Completion, TokenLogprob, TopLogprob, Score, Usage, Error),
     ],
 )

@@ -59,10 +59,13 @@ class StandIn:
         self.redis.hset(self.keys.consumers, self.name, encode_heartbeat(beat))
 
     def step(self) -> bool:
-        lanes = sorted(lane.decode() for lane in self.redis.smembers(self.keys.lanes)) or ["standard"]
-        arguments = [names.GROUP, self.name, LEASE_MS, 16, *["0-0"] * len(lanes)]
-        taken, _ = self.redis.eval(CLAIM.source, len(lanes), *map(self.keys.jobs, lanes), *arguments)
-        for lane, entry, deliveries, flat in taken:
+        lanes = sorted(lane.decode() for lane in self.redis.hkeys(self.keys.lanes)) or ["standard"]
+        keys = [self.keys.lanes, self.keys.deficits, self.keys.attempts, *map(self.keys.jobs, lanes)]
+        arguments = [names.GROUP, self.name, LEASE_MS, 16]
+        for lane in lanes:
+            arguments += [lane, "0-0"]
+        taken, _, _ = self.redis.eval(CLAIM.source, len(keys), *keys, *arguments)
+        for lane, entry, deliveries, _, _, flat in taken:
             fields = dict(zip(flat[::2], flat[1::2], strict=True))
             nonce = fields.get(b"nonce", b"").decode() or None
             self.answer(JobId(lanes[lane], entry.decode(), nonce), deliveries, decode_job(fields[b"job"]))
@@ -73,27 +76,19 @@ class StandIn:
         prompt = job.prompt or str(job.messages[-1].content if job.messages else "")
         end = self.end(prompt, job)
         lane = self.keys.jobs(job_id.lane)
-        batch, done, counter = lane, lane, ""
+        keys = [lane, self.keys.deficits, self.keys.attempts]
+        as_row: list[Any] = []
         if job.batch is not None:
-            batch, done = self.keys.batch(job.batch), self.keys.batch_done(job.batch)
+            keys += [self.keys.batch(job.batch), self.keys.batch_done(job.batch)]
             counter = names.COMPLETED if isinstance(end, Done) else names.FAILED
+            as_row = [counter, "" if job.row is None else job.row]
         tokens: tuple[Any, Any] = ("", "")
         if job.stream:
             tokens = "1-0", encode_event(Tokens(text=prompt.upper()[:3], token_ids=[1], text_offset=0))
-        keys = [lane, self.keys.result(str(job_id)), batch, done]
-        row = "" if job.row is None else job.row
-        per_job = [
-            job_id.entry,
-            deliveries,
-            60_000,
-            str(job_id),
-            counter,
-            row,
-            *tokens,
-            "1-1",
-            encode_event(end),
-        ]
-        (committed,) = self.redis.eval(COMMIT.source, len(keys), *keys, names.GROUP, self.name, *per_job)
+        keys.append(self.keys.result(str(job_id)))
+        arguments = [names.GROUP, self.name, job_id.lane, int(bool(as_row))]
+        arguments += [job_id.entry, deliveries, 1, 1, 60_000, *tokens, "1-1", encode_event(end), *as_row]
+        (committed,) = self.redis.eval(COMMIT.source, len(keys), *keys, *arguments)
         if self.log and committed:
             with open(self.log, "a") as log:
                 log.write(f"{prompt}\n")

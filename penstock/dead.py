@@ -1,0 +1,115 @@
+"""Dead letters: jobs that failed at their last attempt, with what went wrong each time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from penstock.attempts import Attempt, decode_attempts
+from penstock.errors import InvalidJob
+from penstock.follower import parse_entry_id
+from penstock.keys import ATTEMPTS, EVENT, JOB, JOB_ID, JobId, Keys, new_nonce
+from penstock.link import Link
+from penstock.messages import (
+    Failed,
+    Job,
+    decode_job,
+    decode_terminal,
+    encode_job,
+)
+from penstock.scripts import REQUEUE
+
+
+class DeadLetter(Struct, frozen=True, kw_only=True):
+    """One job that failed at its last attempt."""
+
+    letter_id: str
+    """Names the dead letter: its entry in the dead stream."""
+    job_id: str
+    job: bytes
+    """The job's JSON as it was enqueued."""
+    event: Failed
+    """The end that its client was told."""
+    attempts: list[Attempt]
+    """Oldest first; the last one has no `retry_at_ms`."""
+
+
+class NoSuchLetter(LookupError):
+    """There is no dead letter of this id: it was requeued, dropped, or its time is over."""
+
+
+async def read_letters(link: Link, keys: Keys, after: str, count: int) -> list[DeadLetter]:
+    """Up to `count` dead letters behind the letter `after`, oldest first.
+
+    Raises:
+        ValueError: `after` is not an entry id.
+    """
+    parse_entry_id(after)
+    entries = await link.command("XRANGE", keys.dead, f"({after}", "+", "COUNT", count)
+    return [_letter(entry_id, fields) for entry_id, fields in entries]
+
+
+async def read_letter(link: Link, keys: Keys, letter_id: str) -> DeadLetter:
+    """One dead letter.
+
+    Raises:
+        NoSuchLetter: there is none of this id.
+        ValueError: it is not an entry id.
+    """
+    parse_entry_id(letter_id)
+    entries = await link.command("XRANGE", keys.dead, letter_id, letter_id)
+    if not entries:
+        raise NoSuchLetter(f"there is no dead letter {letter_id}")
+    return _letter(*entries[0])
+
+
+async def requeue(link: Link, keys: Keys, letter_id: str) -> str:
+    """Make a new job of a dead letter, with `retry_of` and no row of a batch; gives the new job's id.
+
+    Raises:
+        NoSuchLetter: there is none of this id, or somebody else requeued it just now.
+        InvalidJob: the job in it cannot be read any more.
+    """
+    letter = await read_letter(link, keys, letter_id)
+    lane, nonce = JobId.parse(letter.job_id).lane, new_nonce()
+    job = msgspec.structs.replace(_job(letter), retry_of=letter.job_id, batch=None, row=None)
+    entry = await link.script(
+        REQUEUE,
+        [keys.dead, keys.jobs(lane), keys.lanes, keys.control],
+        [letter_id, lane, nonce, encode_job(job)],
+    )
+    if not entry:
+        raise NoSuchLetter(f"there is no dead letter {letter_id}")
+    return str(JobId(lane, entry.decode(), nonce))
+
+
+async def drop(link: Link, keys: Keys, letter_id: str) -> bool:
+    """Remove a dead letter; whether there was one.
+
+    Raises:
+        ValueError: it is not an entry id.
+    """
+    parse_entry_id(letter_id)
+    return bool(await link.command("XDEL", keys.dead, letter_id))
+
+
+def _job(letter: DeadLetter) -> Job:
+    try:
+        return decode_job(letter.job)
+    except InvalidJob as error:
+        raise InvalidJob(f"the job of dead letter {letter.letter_id}: {error}") from None
+
+
+def _letter(entry_id: bytes, fields: list[bytes]) -> DeadLetter:
+    values: dict[bytes, Any] = dict(zip(fields[::2], fields[1::2], strict=True))
+    event = decode_terminal(values[EVENT.encode()])
+    assert isinstance(event, Failed)
+    return DeadLetter(
+        letter_id=entry_id.decode(),
+        job_id=values[JOB_ID.encode()].decode(),
+        job=values[JOB.encode()],
+        event=event,
+        attempts=decode_attempts(values[ATTEMPTS.encode()]),
+    )
