@@ -16,11 +16,12 @@ import msgspec
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import NoScriptError, ResponseError
 
+from penstock.command import Argument
 from penstock.errors import CursorMoved, InvalidJob, PenstockError
 from penstock.keys import Keys, check_idempotency_key
 from penstock.link import Link, in_our_words, receive, send
 from penstock.messages import Job, encode_job
-from penstock.scripts import ENQUEUE, Argument
+from penstock.scripts import ENQUEUE
 
 CHUNK_JOBS = 500
 CHUNK_BYTES = 1024 * 1024

@@ -18,6 +18,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from penstock.backoff import pauses
+from penstock.command import Argument, pack
 from penstock.errors import (
     BatchUnknown,
     PenstockError,
@@ -26,7 +27,7 @@ from penstock.errors import (
     ServerFull,
     ServerUnavailable,
 )
-from penstock.scripts import Argument, Script
+from penstock.scripts import Script
 
 T = TypeVar("T")
 
@@ -97,7 +98,7 @@ def _check_cancelled(before: int) -> None:
 async def send(connection: AbstractConnection, *args: Argument) -> None:
     """Send one command."""
     before = _cancellations()
-    await connection.send_command(*args)
+    await connection.send_packed_command(pack(args))
     try:
         _check_cancelled(before)
     except asyncio.CancelledError:
