@@ -79,6 +79,9 @@ class Engine:
         """Drops requests, or samples of them; unknown and finished ones are ignored."""
         dropped = set(request_ids)
         if dropped:
+            for request, compiling in self._arriving:
+                if compiling is not None and request.request_id in dropped:
+                    compiling.cancel()
             self._arriving = deque(item for item in self._arriving if item[0].request_id not in dropped)
         for request_id in dropped:
             self.scheduler.abort(request_id)

@@ -17,7 +17,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -112,22 +112,29 @@ class Grammars:
         self._loading = threading.Lock()
         self._vocabulary: LLTokenizer | InvalidGrammar | None = None
         self._pool: ThreadPoolExecutor | None = None
+        self._keeping = threading.Lock()
         self._kept: OrderedDict[Grammar, Future[GrammarConstraint]] = OrderedDict()
         self._kept_chars = 0
+        self._wanted: dict[Grammar, list[Future[GrammarConstraint]]] = {}  # what is not compiled yet, by whom
 
     def compile(self, grammar: Grammar) -> Future[GrammarConstraint]:
         """A constraint at its start. The future is done at once where the grammar is kept.
 
-        It raises InvalidGrammar, with the compiler's words.
+        Whoever needs it no more cancels the future: what nobody waits for is not compiled. It raises
+        InvalidGrammar, with the compiler's words.
         """
-        compiled = self._kept.get(grammar)
-        if compiled is None:
-            if self._pool is None:
-                self._pool = _deep_pool()
-            compiled = self._pool.submit(self._compile, grammar)
-            self._keep(grammar, compiled)
-        self._kept.move_to_end(grammar)
         copy: Future[GrammarConstraint] = Future()
+        with self._keeping:
+            compiled = self._kept.get(grammar)
+            if compiled is None:
+                if self._pool is None:
+                    self._pool = _deep_pool()
+                self._wanted.setdefault(grammar, []).append(copy)
+                compiled = self._pool.submit(self._compile_wanted, grammar)
+                self._keep(grammar, compiled)
+            elif grammar in self._wanted:
+                self._wanted[grammar].append(copy)
+            self._kept.move_to_end(grammar)
         compiled.add_done_callback(partial(_copy_into, copy))
         return copy
 
@@ -142,15 +149,37 @@ class Grammars:
         while len(self._kept) > 1 and (
             len(self._kept) > MAX_KEPT_GRAMMARS or self._kept_chars > MAX_KEPT_CHARS
         ):
-            dropped, _ = self._kept.popitem(last=False)
-            self._kept_chars -= len(dropped.text)
+            self._forget(next(iter(self._kept)))
+
+    def _forget(self, grammar: Grammar) -> None:
+        if self._kept.pop(grammar, None) is not None:
+            self._kept_chars -= len(grammar.text)
+
+    def _compile_wanted(self, grammar: Grammar) -> GrammarConstraint:
+        with self._keeping:
+            waiting = self._wanted.get(grammar)
+            if waiting and all(copy.cancelled() for copy in waiting):
+                del self._wanted[grammar]
+                self._forget(grammar)
+                raise CancelledError
+        try:
+            return self._compile(grammar)
+        except InvalidGrammar:
+            raise
+        except BaseException:  # no memory, say: another time it may work
+            with self._keeping:
+                self._forget(grammar)
+            raise
+        finally:
+            with self._keeping:
+                self._wanted.pop(grammar, None)
 
     def _compile(self, grammar: Grammar) -> GrammarConstraint:
         if len(grammar.text) > MAX_GRAMMAR_CHARS:
             raise InvalidGrammar(
                 f"the grammar has {len(grammar.text)} characters: at most {MAX_GRAMMAR_CHARS} are compiled"
             )
-        matcher = LLMatcher(self._loaded(), _source(grammar), log_level=0, limits=LIMITS[grammar.kind])
+        matcher = LLMatcher(self._loaded(), source_of(grammar), log_level=0, limits=LIMITS[grammar.kind])
         if matcher.is_error():
             raise InvalidGrammar(_words(matcher) or "the grammar cannot be compiled")
         # The first mask is the dearest; every copy has what it taught the lexer.
@@ -174,7 +203,7 @@ class Grammars:
         return self._vocabulary
 
 
-def _source(grammar: Grammar) -> str:
+def source_of(grammar: Grammar) -> str:
     match grammar.kind:
         case "json_schema":
             _refuse_rounded_integers(grammar.text)
@@ -224,7 +253,7 @@ def _words(matcher: LLMatcher, before: str = "") -> str:
 def _copy_into(copy: Future[GrammarConstraint], compiled: Future[GrammarConstraint]) -> None:
     if not copy.set_running_or_notify_cancel():
         return
-    if compiled.cancelled():
+    if compiled.cancelled() or isinstance(compiled.exception(), CancelledError):
         copy.set_exception(InvalidGrammar("the engine closes"))
         return
     error = compiled.exception()

@@ -377,11 +377,11 @@ def _explain(message: str) -> str:
     """msgspec's words, with the nearest known name where a field is unknown, and a broken bound's range."""
     match = _UNKNOWN_FIELD.fullmatch(message)
     if match is None:
-        from penstock.ranges import range_words  # for the unhappy few
+        from penstock.ranges import right_words  # for the unhappy few
 
-        words = range_words(Job, message)
+        words = right_words(Job, message)
         # It may quote the job, which may be large.
-        return message[:300] if words is None else f"{message}; its range: {words}"
+        return message[:300] if words is None else f"{message[:300]}; {words}"
     name, path = match["name"][:64], match["path"] or "$"
     struct = _STRUCTS.get(path, Message)
     known = [field.encode_name for field in msgspec.structs.fields(struct)]

@@ -1,4 +1,4 @@
-"""The range of a field in words, for the one who is told that a value is outside it."""
+"""What would be right for a field, in words, for the one who is told that its value is not."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ _BROKEN: Final = re.compile(
     r"Expected `(?P<kind>\w+)`(?: of length)? [<>]=? [^ ]+ - at (?P<key>`key` in )?`(?P<path>\$[^`]*)`"
 )
 """msgspec's words for a value beyond one bound; those name neither the other bound nor a union's members."""
+_NO_MEMBER: Final = re.compile(r"Invalid enum value .* - at `(?P<path>\$[^`]*)`", re.DOTALL)
+"""Its words for a value that is none of those listed; they don't list them."""
 _STEP: Final = re.compile(r"\.(\w+)|\[")
 _KINDS: Final[dict[str, type]] = {
     "int": msgspec.inspect.IntType,
@@ -22,17 +24,28 @@ _KINDS: Final[dict[str, type]] = {
 }
 
 
-def range_words(struct: type[Struct], message: str) -> str | None:
-    """The whole range of the field of `struct` that `message`, one of msgspec's, is about.
+def right_words(struct: type[Struct], message: str) -> str | None:
+    """The whole range, or all values, of the field of `struct` that `message`, one of msgspec's, is about.
 
     None where the message is about something else.
     """
+    match = _NO_MEMBER.fullmatch(message)
+    if match is not None:
+        (member,) = _of_kind(_at(struct, match["path"]), msgspec.inspect.LiteralType)
+        return f"it is one of: {', '.join(map(str, member.values))}"
     match = _BROKEN.fullmatch(message)
-    if match is None:
-        return None
+    return None if match is None else f"its range: {_range(struct, match)}"
+
+
+def _at(struct: type[Struct], path: str) -> Any:
     found: Any = msgspec.inspect.type_info(struct)
-    for step in _STEP.finditer(match["path"]):
+    for step in _STEP.finditer(path):
         found = _into(found, step[1])
+    return found
+
+
+def _range(struct: type[Struct], match: re.Match[str]) -> str:
+    found = _at(struct, match["path"])
     if match["key"]:
         found = next(iter(_of_kind(found, msgspec.inspect.DictType))).key_type
     member = next(iter(_of_kind(found, _KINDS[match["kind"]])))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -271,13 +272,13 @@ def test_an_ambiguous_grammar_ends_its_own_output_only(compiled: Compile, masks:
 
 def test_a_grammar_is_compiled_once(grammars: Grammars, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[str] = []
-    source = grammars_module._source
+    source = grammars_module.source_of
 
     def counting(grammar: Grammar) -> str:
         compiled.append(grammar.text)
         return source(grammar)
 
-    monkeypatch.setattr(grammars_module, "_source", counting)
+    monkeypatch.setattr(grammars_module, "source_of", counting)
     monkeypatch.setattr(grammars_module, "MAX_KEPT_GRAMMARS", 2)
 
     def compile_all(texts: Sequence[str]) -> list[Future[GrammarConstraint]]:
@@ -293,6 +294,47 @@ def test_a_grammar_is_compiled_once(grammars: Grammars, monkeypatch: pytest.Monk
     assert len(compiled) == 3
     compile_all(["b"])
     assert len(compiled) == 4
+
+
+def test_what_nobody_waits_for_any_more_is_not_compiled(
+    grammars: Grammars, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on, compiled = threading.Barrier(3), threading.Event(), list[str]()
+    original = grammars_module.source_of
+
+    def slowly(grammar: Grammar) -> str:
+        compiled.append(grammar.text)
+        if grammar.text.startswith("slow"):
+            begun.wait()
+            go_on.wait()
+        return original(grammar)
+
+    monkeypatch.setattr(grammars_module, "source_of", slowly)
+    slow = [grammars.compile(Grammar(kind="regex", text=f"slow{n}")) for n in range(2)]  # both threads
+    begun.wait()
+    dropped = [grammars.compile(Grammar(kind="regex", text=f"dropped{n}")) for n in range(40)]
+    shared = [grammars.compile(Grammar(kind="regex", text="shared")) for _ in range(2)]
+    for future in [*dropped, shared[0]]:
+        future.cancel()
+    go_on.set()
+    assert [future.result() for future in [*slow, shared[1]]]
+    assert sorted(compiled) == ["shared", "slow0", "slow1"]
+    assert grammars.compile(Grammar(kind="regex", text="dropped7")).result()
+
+
+def test_a_failure_that_is_not_the_grammars_is_not_remembered(
+    grammars: Grammars, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grammar, original = Grammar(kind="regex", text="a+"), grammars_module.source_of
+
+    def no_memory(_: Grammar) -> str:
+        raise MemoryError
+
+    monkeypatch.setattr(grammars_module, "source_of", no_memory)
+    with pytest.raises(InvalidGrammar, match="MemoryError"):
+        grammars.compile(grammar).result()
+    monkeypatch.setattr(grammars_module, "source_of", original)
+    assert grammars.compile(grammar).result()
 
 
 def test_a_pending_compile_can_be_cancelled(grammars: Grammars) -> None:

@@ -562,3 +562,17 @@ def test_stop_is_a_list_whichever_way_it_was_given() -> None:
     assert SamplingParams(stop="END").stop_strings == ["END"]
     assert SamplingParams(stop=["a", "b"]).stop_strings == ["a", "b"]
     assert SamplingParams().stop_strings == []
+
+
+@pytest.mark.parametrize(
+    ("data", "values"),
+    [
+        (b'{"prompt":"x","kind":"rank"}', "embed, generate, score"),
+        (b'{"prompt":"x","kind":"embed","pooling_params":{"pooling":"cls"}}', "last, mean"),
+        (b'{"messages":[{"role":"user","content":[{"type":"image","text":"x"}]}]}', "text"),
+    ],
+)
+def test_a_value_that_is_none_of_those_listed_is_told_which_they_are(data: bytes, values: str) -> None:
+    with pytest.raises(InvalidJob) as caught:
+        decode_job(data)
+    assert str(caught.value).endswith(f"; it is one of: {values}")
