@@ -30,7 +30,7 @@ _START = "0-0"
 """Of a scan for expired leases: it begins, or has come to the end of the lane's."""
 _RECLAIM_EVERY_S = 0.25
 """Between two such scans, unless there is word of a release."""
-_BATCH = 128
+_BATCH = 256
 """Jobs per script call: bounds how long one call keeps the server from others."""
 
 

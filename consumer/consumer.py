@@ -232,7 +232,7 @@ class Consumer:
     def _run_of(self, request_id: str) -> RunningJob | None:
         """The running job of this request; None where it has ended, or the request is an earlier run's."""
         job = self._running.get(job_key(request_id))
-        return job if job is not None and job.lease.request_id == request_id else None
+        return job if job is not None and job.request.request_id == request_id else None
 
     def _engine_died(self) -> None:
         """Blame whom there is to blame.
