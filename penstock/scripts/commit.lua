@@ -21,7 +21,7 @@ end
 
 local entries, deliveries = {}, {}
 for i = 0, #KEYS - FIRST_KEY do
-  entries[#entries + 1], deliveries[#deliveries + 1] = args_of(i)
+  entries[i + 1], deliveries[i + 1] = ARGV[5 + WIDTH * i], ARGV[6 + WIDTH * i]
 end
 local holding = held(lane, group, consumer, entries, deliveries)
 local ended = {}
@@ -48,7 +48,7 @@ redis.call('XDEL', lane, unpack(ended))
 -- A batch that its owner deleted takes no more rows; their results stand alone.
 local to_batch = is_rows and redis.call('EXISTS', batch) == 1
 local any_attempts = redis.call('EXISTS', attempts) == 1
-local extra, cost, count = 0, 0, 0
+local extra, cost, count, rows = 0, 0, 0, {}
 for i = 0, #entries - 1 do
   local result = KEYS[FIRST_KEY + i]
   local entry, _, charged, spent, ttl, tokens_id, tokens, terminal_id, terminal, counter, row = args_of(i)
@@ -56,7 +56,7 @@ for i = 0, #entries - 1 do
   if holding[entry] then
     holding[entry] = nil
     if to_batch then
-      write_row(batch, done, counter, job_of(result), row, terminal, result)
+      rows[#rows + 1] = {counter, result, row, terminal}
     else
       write_result(result, ttl, tokens_id, tokens, terminal_id, terminal)
     end
@@ -68,6 +68,7 @@ for i = 0, #entries - 1 do
     committed[i + 1] = 1
   end
 end
+write_rows(batch, done, rows)
 if count > 0 then settle(extra, cost, count) end
 if to_batch then
   -- Whoever drives a batch deletes it; one that nobody has touched for so long, nobody will.
