@@ -19,11 +19,6 @@ from tokenizers import Tokenizer
 from penstock.errors import InvalidJob, PenstockError
 from penstock.messages import Job, Message
 
-_SHORT_TEXT = 2048
-"""Characters that are tokenized in about a millisecond: in less time than it may take to get the
-interpreter's lock back from the event loop."""
-
-
 class TokenizerMissing(PenstockError):
     """The model's folder has no tokenizer that can be loaded."""
 
@@ -95,8 +90,6 @@ class PromptTokenizer:
         return tuple(ids)
 
     def _tokenize(self, text: str, limit: int, *, add_special_tokens: bool) -> list[int]:
-        if len(text) <= _SHORT_TEXT:
-            return self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
         if self._longest_token is not None:
             # Megabytes that cannot fit are not worth seconds of tokenizing.
             least = len(text.encode()) // self._longest_token
