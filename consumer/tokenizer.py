@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 from penstock.errors import InvalidJob, PenstockError
 from penstock.messages import Job, Message
 
+
 class TokenizerMissing(PenstockError):
     """The model's folder has no tokenizer that can be loaded."""
 
