@@ -37,8 +37,11 @@ class ConsumerProcess:
 
     def __exit__(self, *_: object) -> None:
         self.process.terminate()
-        self.process.wait(30)
-        self._log.close()
+        try:
+            self.process.wait(40)  # longer than the grace that a drain gives
+        finally:
+            self.process.kill()
+            self._log.close()
 
     @property
     def pid(self) -> int:
