@@ -19,6 +19,7 @@ from benchmarks.queue.commit_rate import put, text_jobs
 from benchmarks.queue.server import Cost, Meter, Server
 from consumer.broker import Broker
 from consumer.lease import Ending, Lease
+from penstock.command import pack
 from penstock.keys import DEFAULT_LANE, GROUP, Keys
 from penstock.link import Link, receive
 from penstock.messages import Completion, Done, Usage, encode_event
@@ -102,8 +103,8 @@ async def _read(link: Link) -> list[tuple[str, str]]:
 
 async def _pipeline(link: Link, commands: Sequence[Sequence[str | bytes | int]]) -> None:
     async with link.connection() as connection:
-        packed = connection.pack_commands(commands)
-        await connection.send_packed_command(packed)
+        # As fast as the broker's own calls: redis-py's packer takes three times as long.
+        await connection.send_packed_command(b"".join(map(pack, commands)))
         for _ in commands:
             await receive(connection)
 
