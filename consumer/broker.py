@@ -7,6 +7,7 @@ changes nothing.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Literal, TypeVar
@@ -16,6 +17,7 @@ import msgspec
 from consumer.lease import DROP_TOKENS, Ending, Lease, Progress
 from penstock import keys as k
 from penstock.command import Argument
+from penstock.errors import ServerError, ServerUnavailable
 from penstock.keys import JobId, Keys
 from penstock.link import Link
 from penstock.messages import Heartbeat, encode_error, encode_heartbeat
@@ -64,6 +66,20 @@ class Broker:
         await self._refresh_lanes()
         if take_over is not None:
             await self.retire(f"{take_over}.*", spare=self.consumer)
+        names = await self._link.command("HKEYS", self.keys.consumers)
+        if {*map(_text, names)} - {self.consumer} and await self._server_is_young():
+            self.connection_lost()  # it has just restarted, and others were here before: they come first
+
+    async def _server_is_young(self) -> bool:
+        """Whether the server started less than a lease ago; False where it does not say."""
+        try:
+            info: bytes = await self._link.command("INFO", "server")
+        except ServerUnavailable:
+            raise
+        except ServerError:
+            return False
+        found = re.search(rb"uptime_in_seconds:(\d+)", info)
+        return found is not None and int(found[1]) * 1000 < self._lease_ms
 
     async def _refresh_lanes(self) -> None:
         """Read the declared lanes; the default lane is always one of them."""

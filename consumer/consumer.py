@@ -13,12 +13,11 @@ import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from redis.asyncio import Redis
-
 from consumer.broker import Broker
 from consumer.engine_host import EngineHost
 from consumer.engine_process import EngineStartFailed
 from consumer.lease import Lease, job_key
+from consumer.outage import Outage
 from consumer.publisher import Publisher
 from consumer.quarantine import Quarantine
 from consumer.running import RunningJob
@@ -32,6 +31,7 @@ from penstock.errors import PenstockError, ServerError, ServerUnavailable
 from penstock.keys import Keys
 from penstock.link import BLOCK_MS, Link
 from penstock.messages import Error, Heartbeat
+from penstock.pool import REPLY_TIMEOUT_S
 from penstock.server import check_server
 
 log = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ T = TypeVar("T")
 _IDLE_BLOCK_MS = 1_000
 """Longest wait for new jobs before expired leases are looked for again."""
 _LEAVE_TIMEOUT_S = 5.0
+_LEAST_REPLY_TIMEOUT_S = 1.0
 _MAX_FRUITLESS_DEATHS = 8
 """Deaths of the engine in a row, with no job finished between them, after which the consumer gives up."""
 
@@ -59,11 +60,13 @@ class Consumer:
             engine_command: replaces `python -m engine.process`, see `start_engine`.
         """
         self._settings = settings
-        self._link = Link(settings.redis)
+        # A renewal that meets a connection which died without a word must have time for another one.
+        reply_timeout_s = max(_LEAST_REPLY_TIMEOUT_S, min(REPLY_TIMEOUT_S, settings.lease_s / 3))
+        self._link = Link(settings.redis, reply_timeout_s)
         name = f"{settings.stable_name}.{secrets.token_hex(4)}"
         self._broker = Broker(self._link, Keys(settings.shard), name, settings.lease_ms)
-        self._publisher = Publisher(self._broker, self._drop, self._trouble)
-        self._troubled = False
+        self._outage = Outage(self._broker.connection_lost)
+        self._publisher = Publisher(self._broker, self._drop, self._outage)
         self._threads = TokenizerThreads(settings.coalesce_ms)
         self._pulse = asyncio.Event()
         self._engine = EngineHost(settings, self._threads, self._on_phase, engine_command)
@@ -122,8 +125,7 @@ class Consumer:
         await self._engine.start()
 
     async def _check_server(self) -> None:
-        async with Redis.from_url(self._settings.redis) as redis:
-            report = await check_server(redis)
+        report = await check_server(self._settings.redis)
         report.require_suitable()
         for finding in report.findings:
             log.warning("%s", finding.words)
@@ -176,7 +178,7 @@ class Consumer:
             elif not self._backlog_ended:
                 self._engine.submit([], last=True)
                 self._backlog_ended = True
-            await self._patiently(lambda: self._broker.wait_for_jobs(_IDLE_BLOCK_MS))
+            await self._patiently(lambda: self._broker.wait_for_jobs(self._outage.block_ms(_IDLE_BLOCK_MS)))
 
     async def _admit(self, *, last: bool) -> None:
         published = {
@@ -274,7 +276,9 @@ class Consumer:
 
     async def _cancel_loop(self) -> None:
         while True:
-            cancelled = await self._patiently(lambda: self._broker.wait_for_cancelled(BLOCK_MS))
+            cancelled = await self._patiently(
+                lambda: self._broker.wait_for_cancelled(self._outage.block_ms(BLOCK_MS))
+            )
             self._cancelled |= cancelled & {lease.key for lease in self._admitting}
             for key in cancelled & self._running.keys():
                 self._drop(self._running[key].lease)
@@ -288,11 +292,9 @@ class Consumer:
                     self._drop(lease)
                 await self._broker.heartbeat(self._beat())
                 wait_s = self._settings.lease_s / 3
-                if self._troubled:
-                    self._troubled = False
-                    log.info("the server is well again")
+                self._outage.worked("leases")
             except ServerError as error:
-                self._trouble(error)
+                self._outage.failed("leases", error)
                 wait_s = min(1.0, self._settings.lease_s / 10)
             with contextlib.suppress(TimeoutError):
                 # Not asyncio.wait_for: before Python 3.12 it can swallow a cancellation.
@@ -358,21 +360,20 @@ class Consumer:
         except ServerError as error:
             log.warning("could not release %d jobs, their leases will expire: %s", len(leases), error)
 
-    def _trouble(self, error: ServerError) -> None:
-        # Several loops meet the same trouble, again and again: one line is enough until it is over.
-        log.log(logging.DEBUG if self._troubled else logging.WARNING, "waiting for the server: %s", error)
-        self._troubled = True
-        if isinstance(error, ServerUnavailable):
-            self._broker.connection_lost()
-
     async def _patiently(
         self, call: Callable[[], Awaitable[T]], trouble: type[ServerError] = ServerError
     ) -> T:
         """Call until it raises no `trouble`."""
-        for pause in pauses():
-            try:
-                return await call()
-            except trouble as error:
-                self._trouble(error)
-                await asyncio.sleep(pause)
+        try:
+            for pause in pauses():
+                try:
+                    reply = await call()
+                except trouble as error:
+                    self._outage.failed(call, error)
+                    await asyncio.sleep(pause)
+                else:
+                    self._outage.worked(call)
+                    return reply
+        finally:
+            self._outage.gave_up(call)
         raise AssertionError("pauses never end")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 
 from consumer.broker import Broker
 from consumer.lease import Ending, Lease, Progress
+from consumer.outage import Outage
 from penstock.backoff import pauses
 from penstock.errors import ServerError
 
@@ -21,11 +22,11 @@ class Publisher:
         self,
         broker: Broker,
         on_lost: Callable[[Lease], None],
-        on_trouble: Callable[[ServerError], None],
+        outage: Outage,
     ) -> None:
         self._broker = broker
         self._on_lost = on_lost
-        self._on_trouble = on_trouble
+        self._outage = outage
         self._progress: list[Progress] = []
         self._endings: list[Ending] = []
         self._work = asyncio.Event()
@@ -58,8 +59,9 @@ class Publisher:
             try:
                 await self._write()
                 waits = pauses()
+                self._outage.worked("events")
             except ServerError as error:
-                self._on_trouble(error)
+                self._outage.failed("events", error)
                 self._work.set()
                 await asyncio.sleep(next(waits))
 

@@ -19,8 +19,9 @@ from redis.exceptions import NoScriptError, ResponseError
 from penstock.command import Argument
 from penstock.errors import CursorMoved, InvalidJob, PenstockError
 from penstock.keys import Keys, check_idempotency_key
-from penstock.link import Link, in_our_words, receive, send
+from penstock.link import Link, receive, send
 from penstock.messages import Job, encode_job
+from penstock.refusals import in_our_words
 from penstock.scripts import ENQUEUE
 
 CHUNK_JOBS = 500

@@ -19,7 +19,8 @@ from redis.exceptions import RedisError
 from penstock.backoff import pauses
 from penstock.errors import PenstockError, ServerError, ServerUnavailable
 from penstock.keys import EVENT
-from penstock.link import BLOCK_MS, Link, in_our_words, request
+from penstock.link import BLOCK_MS, Link, request
+from penstock.refusals import in_our_words
 
 SHORT_BLOCK_MS: Final = 100
 """How long a read blocks where it cannot be woken."""
@@ -211,8 +212,9 @@ class Follower:
         ids = [_least(subscriptions).after_id for subscriptions in self._streams.values()]
         self._connection_id = connection_id
         try:
-            reply = await request(
-                connection, "XREAD", "COUNT", READ_COUNT, "BLOCK", self._block_ms, "STREAMS", *keys, *ids
+            block = ("BLOCK", self._block_ms)
+            reply = await self._link.read(
+                connection, "XREAD", "COUNT", READ_COUNT, *block, "STREAMS", *keys, *ids, blocks_ms=block[1]
             )
         finally:
             self._connection_id = None

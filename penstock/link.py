@@ -1,32 +1,28 @@
-"""Connections of one client to one server, and redis-py's errors in our own words.
+"""Connections of one client to one server.
 
 Nothing here is ever sent twice: redis-py's own retries are off, because they would repeat an enqueue whose
-reply was lost. Who knows that a request may be repeated, repeats it.
+reply was lost. Who knows that a request may be repeated, repeats it. A connection that breaks costs the calls
+that were under way on it, and none after them: what lay idle meanwhile is opened anew before it is used.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 from redis import exceptions as redis_errors
-from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from penstock.backoff import pauses
 from penstock.command import Argument, pack
-from penstock.errors import (
-    BatchUnknown,
-    PenstockError,
-    QueueFull,
-    ServerError,
-    ServerFull,
-    ServerUnavailable,
-)
+from penstock.errors import ServerUnavailable
+from penstock.pool import REPLY_TIMEOUT_S, open_pool
+from penstock.refusals import UNSENT, in_our_words, is_demoted
 from penstock.scripts import Script
 
 T = TypeVar("T")
@@ -34,50 +30,8 @@ T = TypeVar("T")
 BLOCK_MS: Final = 5000
 """Longest time that one of our reads blocks on the server."""
 
-SOCKET_TIMEOUT_S: Final = 20.0
-"""A server silent for so long is taken for gone; well above `BLOCK_MS`."""
-
 MAX_CALLS: Final = 16
 """Calls of one client that are under way at once; more wait their turn."""
-
-_UNSENT: Final = "nothing was sent"
-_UNKNOWN: Final = "the request may or may not have been carried out"
-_REFUSED: Final = "nothing was changed"
-
-_PASSING = (
-    redis_errors.ReadOnlyError,
-    redis_errors.MasterDownError,
-    redis_errors.ClusterDownError,
-    redis_errors.TryAgainError,
-)
-_PASSING_CODES: Final = ("READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "LOADING")
-
-_POOL_KEYWORDS = ("himport_registry", "event_dispatcher", "maint_notifications_config")
-
-
-def _open_pool(server: str | Redis) -> ConnectionPool:
-    """Make a pool of our own, from a URL or with the connection settings of a given client."""
-    if isinstance(server, str):
-        pool = ConnectionPool.from_url(server, protocol=2, max_connections=2**31)
-    else:
-        theirs = server.connection_pool
-        kwargs: dict[str, Any] = {
-            key: value
-            for key, value in theirs.connection_kwargs.items()
-            if key not in _POOL_KEYWORDS and not key.startswith(("maint", "orig_", "oss_"))
-        }
-        kwargs["protocol"] = 2
-        pool = ConnectionPool(theirs.connection_class, max_connections=2**31, **kwargs)
-    # Set last: options in a URL win over keyword arguments, and these are not the caller's to choose.
-    pool.connection_kwargs.update(
-        retry=Retry(NoBackoff(), 0),
-        retry_on_error=[],
-        decode_responses=False,
-        socket_timeout=SOCKET_TIMEOUT_S,
-        health_check_interval=0,
-    )
-    pool.connection_kwargs.setdefault("socket_connect_timeout", 5.0)
-    return pool
 
 
 def _cancellations() -> int:
@@ -106,9 +60,13 @@ async def send(connection: AbstractConnection, *args: Argument) -> None:
         raise
 
 
-async def receive(connection: AbstractConnection) -> Any:
-    """Read one reply; an error reply is raised as redis-py's exception."""
-    return await cast("Callable[[], Any]", connection.read_response)()  # typed in part
+async def receive(connection: AbstractConnection, timeout_s: float | None = None) -> Any:
+    """Read one reply; an error reply is raised as redis-py's exception.
+
+    Args:
+        timeout_s: infinite for a caller with a time limit of its own; by default the connection's.
+    """
+    return await cast("Callable[..., Any]", connection.read_response)(timeout=timeout_s)  # typed in part
 
 
 async def request(connection: AbstractConnection, *args: Argument) -> Any:
@@ -117,73 +75,23 @@ async def request(connection: AbstractConnection, *args: Argument) -> Any:
     return await receive(connection)
 
 
-def in_our_words(error: Exception, unless_known: str = _UNKNOWN) -> PenstockError:
-    """Give the exception of ours for one of redis-py's.
-
-    Args:
-        unless_known: what is to be said of the request where the connection broke.
-    """
-    if isinstance(error.__cause__, redis_errors.RedisError):
-        error = error.__cause__  # redis-py wraps what went wrong while it connected
-    words = str(error).rstrip(".")
-    match error:
-        case PenstockError():
-            return error
-        case redis_errors.AuthenticationError() | redis_errors.AuthorizationError():
-            return ServerError(f"the server refuses the credentials: {words}")
-        case redis_errors.BusyLoadingError():
-            return ServerUnavailable(f"the server is still loading its data; {_REFUSED}")
-        case redis_errors.ConnectionError() | redis_errors.TimeoutError() | OSError():
-            return ServerUnavailable(f"{words}; {unless_known}")
-        case redis_errors.OutOfMemoryError():
-            return _full()
-        case _:
-            return _refusal(error, words)
-
-
-def _full() -> ServerFull:
-    return ServerFull(f"the server has no memory left; {_REFUSED}")
-
-
-def _no_room(words: str) -> QueueFull:
-    """The enqueue script's refusal: `CODE used limit ms`."""
-    code, used, limit, hint_ms = words.split()[:4]
-    retry_after_s = int(hint_ms) / 1000
-    again = f"{_REFUSED}; try again in {retry_after_s:g} s"
-    if code == "QUEUEFULL":
-        return QueueFull(f"the lane holds {used} jobs, its limit is {limit}; {again}", retry_after_s)
-    mib = [round(int(size) / 2**20) for size in (used, limit)]
-    words = f"the server's memory is full: {mib[0]} MiB are used, enqueues may fill {mib[1]}"
-    return ServerFull(f"{words}; {again}", retry_after_s)
-
-
-def _refusal(error: Exception, words: str) -> PenstockError:
-    """An error reply: by redis-py's type, or by its words, as Redis 6.2 wraps the errors of a script."""
-    if words.startswith("NOBATCH"):
-        return BatchUnknown(words.removeprefix("NOBATCH "))
-    if words.startswith(("QUEUEFULL ", "MEMORYFULL ")):
-        return _no_room(words)
-    if "OOM command not allowed" in words:
-        return _full()
-    passing = isinstance(error, _PASSING) or any(f"{code} " in words for code in _PASSING_CODES)
-    if passing:
-        return ServerUnavailable(f"the server does not serve this now: {words}; {_REFUSED}")
-    return ServerError(f"the server refuses: {words}")
-
-
 class Link:
     """Connections to one server. Safe to use from many tasks of one event loop."""
 
-    def __init__(self, server: str | Redis) -> None:
+    def __init__(self, server: str | Redis, reply_timeout_s: float = REPLY_TIMEOUT_S) -> None:
         """Connect lazily.
 
         Args:
             server: a `redis://`, `rediss://` or `unix://` URL, or a client of redis-py's asyncio kind whose
                 connection settings are copied; its own connections are not used.
+            reply_timeout_s: see `penstock.pool`; a URL's shorter `socket_timeout` holds instead.
         """
-        self._pool = _open_pool(server)
+        self._pool = open_pool(server, reply_timeout_s)
         self._turns = asyncio.Semaphore(MAX_CALLS)
         self._closed = False
+        self._breaks = 0  # how often a connection broke, and how often it had when each was last used
+        self._breaks_seen: WeakKeyDictionary[AbstractConnection, int] = WeakKeyDictionary()
+        self._read_limits: set[asyncio.Timeout] = set()
 
     @asynccontextmanager
     async def connection(self) -> AsyncGenerator[AbstractConnection, None]:
@@ -203,12 +111,66 @@ class Link:
         try:
             connection = await self._pool.get_connection()
         except (redis_errors.RedisError, OSError) as error:
-            raise in_our_words(error, _UNSENT) from error
+            self._breaks += 1
+            self._note(error)
+            raise in_our_words(error, UNSENT) from error
         try:
+            await self._renew(connection)
             _check_cancelled(before)
             yield connection
+        except (ServerUnavailable, redis_errors.RedisError, OSError) as error:
+            if is_demoted(error):
+                await connection.disconnect(nowait=True)
+            if not connection.is_connected:
+                self._breaks += 1
+            self._note(error)
+            raise
         finally:
+            self._breaks_seen[connection] = self._breaks
             await self._pool.release(connection)
+
+    async def _renew(self, connection: AbstractConnection) -> None:
+        """Open a connection anew that has idled since before another one broke.
+
+        A server that went away without a word (a pulled cable, a router that forgot) leaves the whole pool
+        looking well, and every connection in it would cost a call and a timeout.
+        """
+        if self._breaks_seen.get(connection, self._breaks) == self._breaks:
+            return
+        try:
+            await connection.disconnect(nowait=True)
+            await connection.connect()
+        except (redis_errors.RedisError, OSError) as error:
+            raise in_our_words(error, UNSENT) from error
+
+    def _note(self, error: Exception) -> None:
+        """End every blocking read where a call on another connection met nothing but silence, or a replica.
+
+        Their connections may be as dead as that one, which they would find out seconds later, or lead to a
+        server that they should leave. Reading takes nothing from the server, so they are simply repeated.
+        """
+        if isinstance(error.__cause__ or error, redis_errors.TimeoutError) or is_demoted(error):
+            for limit in self._read_limits:
+                if not limit.expired():
+                    limit.reschedule(asyncio.get_running_loop().time())
+
+    async def read(self, connection: AbstractConnection, *args: Argument, blocks_ms: int) -> Any:
+        """Run a read that blocks on the server for up to `blocks_ms`, on a connection lent by this link.
+
+        Raises:
+            RedisError, OSError: as from redis-py.
+        """
+        await send(connection, *args)
+        limit = asyncio.timeout(blocks_ms / 1000 + (connection.socket_timeout or REPLY_TIMEOUT_S))
+        try:
+            async with limit:
+                self._read_limits.add(limit)
+                # Not redis-py's own time limit, which makes a late reply look like an empty one.
+                return await receive(connection, math.inf)
+        except TimeoutError:
+            raise redis_errors.TimeoutError("a blocking read is not answered") from None
+        finally:
+            self._read_limits.discard(limit)
 
     async def command(self, *args: Argument) -> Any:
         """Run one command that does not block, once.
@@ -224,14 +186,16 @@ class Link:
                 raise in_our_words(error) from error
 
     async def blocking(self, *args: Argument) -> Any:
-        """Run one command that blocks on the server, outside the limit on calls under way.
+        """Run one read that may block on the server, for as long as its own BLOCK says, outside the limit on
+        calls under way.
 
         Raises:
             ServerError: as `command`.
         """
+        blocks_ms = int(args[args.index("BLOCK") + 1]) if "BLOCK" in args else 0
         async with self.connection() as connection:
             try:
-                return await request(connection, *args)
+                return await self.read(connection, *args, blocks_ms=blocks_ms)
             except (redis_errors.RedisError, OSError) as error:
                 raise in_our_words(error) from error
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from msgspec import Struct
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
-from penstock.errors import ServerUnsuitable
-from penstock.link import in_our_words
+from penstock.errors import ServerError, ServerUnavailable, ServerUnsuitable
+from penstock.link import Link
 
 OLDEST_REDIS = (6, 2)
 OLDEST_VALKEY = (8, 0)
@@ -52,14 +51,25 @@ class ServerReport(Struct, frozen=True, kw_only=True):
             raise ServerUnsuitable(" ".join(reasons))
 
 
-async def check_server(redis: Redis) -> ServerReport:
+async def check_server(server: str | Redis) -> ServerReport:
     """Ask a server what it is and how it is set up.
+
+    Args:
+        server: a URL, or a client of redis-py's asyncio kind whose connection settings are copied.
 
     Raises:
         ServerUnavailable: it cannot be reached, or still loads its data.
         ServerError: it refuses the credentials.
     """
-    info = await _info(redis)
+    link = Link(server)
+    try:
+        return await _check(link)
+    finally:
+        await link.aclose()
+
+
+async def _check(link: Link) -> ServerReport:
+    info = await _info(link)
     if info is None:
         words = "INFO is denied to this user, so version and settings are unknown; allow +info."
         return ServerReport(kind="other", version="unknown", findings=[Finding("warn", "acl", words)])
@@ -68,27 +78,29 @@ async def check_server(redis: Redis) -> ServerReport:
         *_check_version(kind, version),
         *_check_role(info),
         *_check_eviction(info),
-        *await _check_persistence(redis, info),
+        *await _check_persistence(link, info),
     ]
     return ServerReport(kind=kind, version=version, findings=findings)
 
 
-async def _ask(redis: Redis, *args: str) -> Any:
-    """Run a command; None where the server refuses it (an ACL, a renamed command)."""
-    execute = cast("Callable[..., Awaitable[Any]]", redis.execute_command)
+async def _ask(link: Link, *args: str) -> Any:
+    """Run a command; None where the server refuses it for good (an ACL, a renamed command)."""
     try:
-        return await execute(*args)
-    except ResponseError:
-        return None
-    except (RedisError, OSError) as error:
-        raise in_our_words(error, "the server was not checked") from error
+        return await link.command(*args)
+    except ServerUnavailable:
+        raise
+    except ServerError as error:
+        if isinstance(error.__cause__, ResponseError):
+            return None
+        raise
 
 
-async def _info(redis: Redis) -> dict[str, str] | None:
-    reply = await _ask(redis, "INFO")
+async def _info(link: Link) -> dict[str, str] | None:
+    reply: bytes | None = await _ask(link, "INFO")
     if reply is None:
         return None
-    return {str(key): str(value) for key, value in reply.items()}
+    lines = reply.decode(errors="replace").splitlines()
+    return {name: value for name, colon, value in (line.partition(":") for line in lines) if colon}
 
 
 def _identity(info: dict[str, str]) -> tuple[Kind, str]:
@@ -146,7 +158,7 @@ def _check_eviction(info: dict[str, str]) -> list[Finding]:
     return [Finding("refuse", "eviction", words)]
 
 
-async def _check_persistence(redis: Redis, info: dict[str, str]) -> list[Finding]:
+async def _check_persistence(link: Link, info: dict[str, str]) -> list[Finding]:
     enabled = info.get("aof_enabled")
     if enabled is None:
         words = "The server does not say whether it keeps an append-only file."
@@ -157,14 +169,14 @@ async def _check_persistence(redis: Redis, info: dict[str, str]) -> list[Finding
             "if it makes any. Set appendonly to yes."
         )
         return [Finding("warn", "persistence", words)]
-    reply = await _ask(redis, "CONFIG GET", "appendfsync")
+    reply: list[bytes] | None = await _ask(link, "CONFIG", "GET", "appendfsync")
     if reply is None:
         words = (
             "CONFIG GET is denied to this user, so appendfsync is unknown: with everysec, a crash may lose "
             "about the last second; with no, half a minute."
         )
         return [Finding("warn", "persistence", words)]
-    if reply.get("appendfsync", reply.get(b"appendfsync")) in ("no", b"no"):
+    if reply[1:] == [b"no"]:
         words = "appendfsync is no: a crash may lose half a minute. Set it to everysec or always."
         return [Finding("warn", "persistence", words)]
     return []

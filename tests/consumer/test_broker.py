@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 import pytest_asyncio
@@ -13,7 +13,8 @@ from consumer.lease import Progress
 from penstock.client import Client
 from penstock.keys import Keys
 from penstock.link import Link
-from penstock.messages import Job, Tokens, encode_event
+from penstock.messages import Heartbeat, Job, Tokens, encode_event
+from tests.conftest import Server
 
 KEYS = Keys()
 
@@ -92,3 +93,35 @@ async def test_a_lane_without_a_stream_strands_nothing(
     for _ in range(20):
         taken += [lease.key for lease in await broker.claim(credit)]
     assert sorted(taken) == sorted(ids)
+
+
+async def test_who_starts_after_a_restart_of_the_server_lets_the_owners_renew_first(
+    make_server: Callable[..., Server],
+) -> None:
+    server = make_server(aof=True)
+    link = Link(server.url)
+    owner, other = (Broker(link, KEYS, name, 1_500) for name in ("owner.aaaa", "other.bbbb"))
+    (theirs,) = await claimed(server.url, owner)
+    await owner.heartbeat(Heartbeat(model="m", phase="ready", at_ms=0, interval_ms=500))
+    with server.client() as redis:  # what the downtime does
+        args = ("XCLAIM", KEYS.jobs("standard"), "penstock", "owner.aaaa", 0, theirs.lease.job_id.entry)
+        redis.execute_command(*args, "IDLE", 60_000, "JUSTID")
+    server.kill()
+    server.start()
+    await link.patiently(lambda: other.start(take_over=None))
+    assert await other.claim(1) == []
+    assert await owner.renew([theirs.lease]) == []
+    await link.aclose()
+
+
+async def test_who_starts_alone_on_a_fresh_server_waits_for_nobody(
+    make_server: Callable[..., Server],
+) -> None:
+    server = make_server()
+    link = Link(server.url)
+    gone, other = (Broker(link, KEYS, name, 60_000) for name in ("node.aaaa", "node.bbbb"))
+    (theirs,) = await claimed(server.url, gone)
+    await gone.heartbeat(Heartbeat(model="m", phase="ready", at_ms=0, interval_ms=500))
+    await other.start(take_over="node")
+    assert [lease.job_id for lease in await other.claim(1)] == [theirs.lease.job_id]
+    await link.aclose()

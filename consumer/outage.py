@@ -1,0 +1,53 @@
+"""Trouble with the server, told once: a line when it begins, with its reason, and a line when it is over."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Hashable
+
+from penstock.errors import ServerError, ServerUnavailable
+
+_SHORT_BLOCK_MS = 100
+
+log = logging.getLogger(__name__)
+
+
+class Outage:
+    """Whose calls are failing now. It is over when the last of them has worked again."""
+
+    def __init__(self, on_unavailable: Callable[[], None]) -> None:
+        """Begin well.
+
+        Args:
+            on_unavailable: called at every failure that means an absent server, or a broken connection to it.
+        """
+        self._on_unavailable = on_unavailable
+        self._failing: set[Hashable] = set()
+        self._since = 0.0
+
+    def failed(self, who: Hashable, error: ServerError) -> None:
+        """Note that a call of `who` has failed; it will be repeated."""
+        # Several loops meet the same trouble, again and again: one line is enough until it is over.
+        log.log(logging.DEBUG if self._failing else logging.WARNING, "waiting for the server: %s", error)
+        if not self._failing:
+            self._since = time.monotonic()
+        self._failing.add(who)
+        if isinstance(error, ServerUnavailable):
+            self._on_unavailable()
+
+    def worked(self, who: Hashable) -> None:
+        """Note that a call of `who` has worked."""
+        if who not in self._failing:
+            return
+        self._failing.remove(who)
+        if not self._failing:
+            log.warning("the server is well again, after %.1f s", time.monotonic() - self._since)
+
+    def gave_up(self, who: Hashable) -> None:
+        """Note that a call of `who` is not wanted any more, whether it works by now or not."""
+        self._failing.discard(who)
+
+    def block_ms(self, wanted: int) -> int:
+        """How long a read may block: only briefly while the trouble lasts, so that its end shows."""
+        return min(wanted, _SHORT_BLOCK_MS) if self._failing else wanted
