@@ -10,15 +10,19 @@ import sys
 from collections.abc import Callable
 
 from consumer.consumer import Consumer
+from consumer.engine_process import ModelNotLoaded
 from consumer.settings import parse_settings
 from penstock.errors import PenstockError
 from penstock.installed import refuse_clash
+
+MODEL_NOT_LOADED = 3
+"""Exit status that tells whoever starts consumers that another start would not help; 2 are wrong flags."""
 
 
 def serve(make_consumer: Callable[[], Consumer]) -> int:
     """Run a consumer until SIGTERM or SIGINT has drained it, and give the exit status.
 
-    1 means that it could not start or go on; the log says why.
+    1 means that it could not start or go on, 3 that the model cannot be loaded; the log says why.
     """
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
@@ -35,7 +39,7 @@ def serve(make_consumer: Callable[[], Consumer]) -> int:
         run(_until_stopped(make_consumer))
     except PenstockError as error:
         logging.getLogger("consumer").error("%s", error)
-        return 1
+        return MODEL_NOT_LOADED if isinstance(error, ModelNotLoaded) else 1
     return 0
 
 

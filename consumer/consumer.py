@@ -97,7 +97,8 @@ class Consumer:
         """Serve until stopped.
 
         Raises:
-            EngineStartFailed: the model cannot be loaded, or the engine cannot be started any more.
+            ModelNotLoaded: the model cannot be loaded.
+            EngineStartFailed: the engine cannot be started, or not any more.
             ModelDisagreement: the queue serves another model already.
             ServerError: the server refuses us, or is unsuitable (too old, evicting).
         """

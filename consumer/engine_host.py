@@ -8,7 +8,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 from consumer.defaults import Defaults
-from consumer.engine_process import EngineDied, EngineProcess, EngineStartFailed, start_engine
+from consumer.engine_process import (
+    EngineDied,
+    EngineProcess,
+    EngineStartFailed,
+    ModelNotLoaded,
+    start_engine,
+)
 from consumer.served import Served
 from consumer.settings import Settings
 from consumer.token_logprobs import TokenTexts
@@ -46,7 +52,8 @@ class EngineHost:
         """Start a process and wait until its model is loaded.
 
         Raises:
-            EngineStartFailed: in the engine's own words.
+            ModelNotLoaded: in the engine's own words.
+            EngineStartFailed: it died before it could say anything.
         """
         self._enter("starting the engine")
         process = await start_engine(self._settings.engine, command=self._command)
@@ -114,7 +121,8 @@ class EngineHost:
             except EngineStartFailed as error:
                 log.error("start %d of the engine failed: %s", attempt, error)
                 if attempt == _MAX_FAILED_STARTS:
-                    raise
+                    # Not ModelNotLoaded: it was loaded before, so a later process may well load it again.
+                    raise EngineStartFailed(str(error)) from None
                 await asyncio.sleep(attempt)
 
     async def _wait_ready(self, process: EngineProcess) -> Ready:
@@ -126,7 +134,7 @@ class EngineHost:
                     case Ready():
                         return report
                     case Fatal(message):
-                        raise EngineStartFailed(message)
+                        raise ModelNotLoaded(message)
                     case Step():
                         pass
         except EngineDied as error:

@@ -31,6 +31,10 @@ class EngineStartFailed(PenstockError):
     """The engine could not load its model; the message is the engine's own."""
 
 
+class ModelNotLoaded(EngineStartFailed):
+    """The engine said itself why it can't load the model: another start would end the same way."""
+
+
 class EngineDied(PenstockError):
     """The engine process ended without being asked to."""
 

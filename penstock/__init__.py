@@ -19,6 +19,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Final
 
+from penstock.attempts import Attempt
 from penstock.errors import (
     BatchExists,
     BatchUnknown,
@@ -29,7 +30,9 @@ from penstock.errors import (
     JobFailed,
     JobLost,
     JobTooLarge,
+    NoSuchLetter,
     PenstockError,
+    QueueFull,
     ResultTimeout,
     ServerError,
     ServerFull,
@@ -60,6 +63,8 @@ from penstock.messages import (
 if TYPE_CHECKING:
     from penstock.batch import Batch, BatchCounts, FinishedRow
     from penstock.client import Client
+    from penstock.dead import DeadLetter
+    from penstock.lanes import Lane, LaneSettings
     from penstock.server import Finding, ServerReport, check_server
     from penstock.status import Ended, Expired, JobStatus, Leased, Lost, Queued, Released, Unknown
     from penstock.sync import SyncBatch, SyncClient
@@ -69,6 +74,8 @@ if TYPE_CHECKING:
 _LAZY: Final = {
     "penstock.batch": ("Batch", "BatchCounts", "FinishedRow"),
     "penstock.client": ("Client",),
+    "penstock.dead": ("DeadLetter",),
+    "penstock.lanes": ("Lane", "LaneSettings"),
     "penstock.server": ("Finding", "ServerReport", "check_server"),
     "penstock.status": (
         "Ended",
@@ -84,6 +91,7 @@ _LAZY: Final = {
 }
 
 __all__ = [
+    "Attempt",
     "Batch",
     "BatchCounts",
     "BatchExists",
@@ -91,6 +99,7 @@ __all__ = [
     "Client",
     "Completion",
     "CursorMoved",
+    "DeadLetter",
     "Done",
     "Ended",
     "Error",
@@ -108,11 +117,15 @@ __all__ = [
     "JobLost",
     "JobStatus",
     "JobTooLarge",
+    "Lane",
+    "LaneSettings",
     "Leased",
     "Lost",
     "Message",
+    "NoSuchLetter",
     "PenstockError",
     "PoolingParams",
+    "QueueFull",
     "Queued",
     "Released",
     "RepetitionDetection",

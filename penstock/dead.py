@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from penstock.attempts import Attempt, decode_attempts
-from penstock.errors import InvalidJob
+from penstock.errors import InvalidJob, NoSuchLetter
 from penstock.follower import parse_entry_id
 from penstock.keys import ATTEMPTS, EVENT, JOB, JOB_ID, JobId, Keys, new_nonce
 from penstock.link import Link
@@ -34,10 +34,6 @@ class DeadLetter(Struct, frozen=True, kw_only=True):
     """The end that its client was told."""
     attempts: list[Attempt]
     """Oldest first; the last one has no `retry_at_ms`."""
-
-
-class NoSuchLetter(LookupError):
-    """There is no dead letter of this id: it was requeued, dropped, or its time is over."""
 
 
 async def read_letters(link: Link, keys: Keys, after: str, count: int) -> list[DeadLetter]:

@@ -11,10 +11,11 @@ PenstockError
 ├── BatchUnknown                   there is no such batch, or its owner deleted it; nothing was enqueued
 ├── CursorMoved                    another driver advanced the batch; nothing was enqueued
 ├── QueueFull                      the lane or the server has no room; nothing was enqueued; `.retry_after_s`
-│   └── ServerFull                 (see below)
+│   └── ServerFull (ServerError)   the server has no memory left for more
+├── NoSuchLetter (LookupError)     there is no dead letter of this id
 ├── InstallationError (RuntimeError)   what is installed beside penstock keeps it from working
 └── ServerError
-    ├── ServerFull (QueueFull)                the server has no memory left; nothing was enqueued
+    ├── ServerFull (QueueFull)                the same as above
     ├── ServerUnavailable (ConnectionError)   the server cannot be reached, or the connection broke
     └── ServerUnsuitable                      too old, evicting, or otherwise unable to keep our promises
 """
@@ -88,6 +89,10 @@ class QueueFull(PenstockError):
         super().__init__(message)
         self.retry_after_s = retry_after_s
         """Seconds after which there may be room, estimated from how long jobs wait now."""
+
+
+class NoSuchLetter(PenstockError, LookupError):
+    """There is no dead letter of this id: it was requeued, dropped, or its time is over."""
 
 
 class InstallationError(PenstockError, RuntimeError):

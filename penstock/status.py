@@ -114,10 +114,12 @@ async def _ask(link: Link, keys: Keys, job_id: JobId) -> list[Any]:
     )
 
 
+LANE_PAUSED = "its lane is paused"
+QUEUE_PAUSED = "the queue is paused"
 _PAUSED: dict[bytes, tuple[WaitsFor, str]] = {
     b"": ("turn", ""),
-    b"lane": ("resume", "its lane is paused"),
-    b"queue": ("resume", "the queue is paused"),
+    b"lane": ("resume", LANE_PAUSED),
+    b"queue": ("resume", QUEUE_PAUSED),
 }
 
 

@@ -12,9 +12,11 @@ from typing import Any, Self, TypeVar
 
 from penstock.batch import Batch, BatchCounts, FinishedRow
 from penstock.client import Client
-from penstock.enqueue import CHUNK_JOBS
+from penstock.dead import DeadLetter
+from penstock.enqueue import CHUNK_JOBS, IDEMPOTENCY_TTL_S
 from penstock.errors import PenstockError
 from penstock.keys import DEFAULT_LANE, DEFAULT_SHARD
+from penstock.lanes import Lane, LaneSettings
 from penstock.messages import Done, Event, Job
 from penstock.status import JobStatus
 
@@ -122,9 +124,19 @@ class SyncClient:
         """Close all connections and end the thread. Whoever still waits gets an error."""
         self._loop.close(self._client.aclose())
 
-    def submit(self, job: Job | str, lane: str = DEFAULT_LANE) -> str:
-        """Enqueue one job, or one prompt, and give its id."""
-        return self._loop.run(self._client.submit(job, lane))
+    def submit(
+        self,
+        job: Job | str,
+        lane: str = DEFAULT_LANE,
+        *,
+        idempotency_key: str | None = None,
+        idempotency_ttl_s: float = IDEMPOTENCY_TTL_S,
+    ) -> str:
+        """Enqueue one job, or one prompt, and give its id; that of an earlier one under the same key."""
+        submitting = self._client.submit(
+            job, lane, idempotency_key=idempotency_key, idempotency_ttl_s=idempotency_ttl_s
+        )
+        return self._loop.run(submitting)
 
     def submit_many(
         self,
@@ -132,11 +144,16 @@ class SyncClient:
         lane: str = DEFAULT_LANE,
         batch: str | None = None,
         chunk: int = CHUNK_JOBS,
+        idempotency_keys: Iterable[str] | None = None,
     ) -> list[str]:
-        """Enqueue many jobs, in order, and give their ids. `jobs` is read in the calling thread."""
-        return _in_slices(
-            jobs, chunk, lambda part: self._loop.run(self._client.submit_many(part, lane, batch, chunk))
-        )
+        """Enqueue many jobs, in order, and give their ids. The arguments are read in the calling thread."""
+        keys = None if idempotency_keys is None else iter(idempotency_keys)
+
+        def submit(part: list[Job | str]) -> list[str]:
+            keys_of = None if keys is None else list(islice(keys, len(part)))
+            return self._loop.run(self._client.submit_many(part, lane, batch, chunk, keys_of))
+
+        return _in_slices(jobs, chunk, submit)
 
     def result(self, job_id: str, timeout: float | None = None) -> Done:
         """Wait for a job's end, `timeout` seconds at most, and give its outcome."""
@@ -161,6 +178,42 @@ class SyncClient:
     def batch(self, batch_id: str) -> SyncBatch:
         """Give a handle on a batch that exists; the server is not asked."""
         return SyncBatch(self._loop, self._client.batch(batch_id))
+
+    def lanes(self) -> list[Lane]:
+        """The declared lanes, by name: what waits in each, and its settings."""
+        return self._loop.run(self._client.lanes())
+
+    def queue_settings(self) -> LaneSettings:
+        """Settings of the whole queue; the weight means nothing there."""
+        return self._loop.run(self._client.queue_settings())
+
+    def set_lane(self, lane: str | None, **settings: float | bool | None) -> LaneSettings:
+        """Set some of a lane's `LaneSettings`, of the whole queue's for None; a value None takes one back."""
+        return self._loop.run(self._client.set_lane(lane, **settings))
+
+    def pause(self, lane: str | None = None) -> None:
+        """Have consumers take nothing more from a lane, or from the whole queue. What runs goes on."""
+        self._loop.run(self._client.pause(lane))
+
+    def resume(self, lane: str | None = None) -> None:
+        """Undo `pause` of the same lane, or of the whole queue."""
+        self._loop.run(self._client.resume(lane))
+
+    def dead_letters(self, after: str = "0-0", count: int = 100) -> list[DeadLetter]:
+        """Up to `count` dead letters behind the letter `after`, oldest first."""
+        return self._loop.run(self._client.dead_letters(after, count))
+
+    def dead_letter(self, letter_id: str) -> DeadLetter:
+        """One dead letter."""
+        return self._loop.run(self._client.dead_letter(letter_id))
+
+    def requeue(self, letter_id: str) -> str:
+        """Make a new job of a dead letter, and give the new job's id."""
+        return self._loop.run(self._client.requeue(letter_id))
+
+    def drop(self, letter_id: str) -> bool:
+        """Remove a dead letter; whether there was one."""
+        return self._loop.run(self._client.drop(letter_id))
 
 
 class SyncBatch:

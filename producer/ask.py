@@ -1,140 +1,99 @@
-"""The verbs about one job: submit, status, cancel."""
+"""The verbs that change one job: submit and cancel."""
 
 from __future__ import annotations
 
 import asyncio
-import re
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from penstock.client import Client
-from penstock.errors import InvalidJob, JobFailed
-from penstock.keys import DEFAULT_LANE, JobId, Keys, check_lane
-from penstock.link import Link
-from penstock.messages import (
-    Done,
-    Event,
-    Failed,
-    Job,
-    Message,
-    SamplingParams,
-    Tokens,
-    decode_job,
-    encode_event,
-)
-from penstock.presence import alive_consumers, in_words
-from penstock.status import Ended, Expired, JobStatus, Leased, Lost, Queued, Released, Unknown
+from penstock.errors import InvalidJob, JobFailed, ServerError
+from penstock.keys import JobId
+from penstock.messages import Done, Event, Failed, Job, Message, Tokens, decode_job, encode_event
+from penstock.status import JobStatus, Queued, Released
 from producer.errors import UsageError
+from producer.flags import read_object
+from producer.status import answer_text, check_id, describe, failed, reason
 from producer.where import Where, find_server
 
 if TYPE_CHECKING:
-    from producer.flags import PromptFlags, ReplyFlags
+    from producer.flags import DeliveryFlags, PromptFlags, ReplyFlags
 
 _PATIENCE_S = 1.5
 """Silence after which `submit` says what it is waiting for."""
 
 
-def run_submit(where: Where, job: Job, lane: str, reply: ReplyFlags) -> int:
-    """Send one job, and wait for its answer unless told not to."""
-    _check_lane(lane)
-    return asyncio.run(_submit(find_server(where), job, lane, reply, where.flag))
+def run_submit(where: Where, job: Job, delivery: DeliveryFlags, reply: ReplyFlags) -> int:
+    """Send one job, and wait for its answer unless told not to.
 
-
-def run_status(where: Where, job_id: str) -> int:
-    """Print where a job is; the exit status is 1 where nothing will come of it any more."""
-    _check_id(job_id)
-
-    async def ask(url: str) -> tuple[JobStatus, str | None]:
-        async with Client(url) as client:
-            status = await client.status(job_id)
-        waiting = isinstance(status, Queued | Released)
-        return status, await _why_waiting(url) if waiting else None
-
-    status, why = asyncio.run(ask(find_server(where)))
-    print(describe(status) + (f" ({why})" if why else ""))
-    return int(isinstance(status, Expired | Lost | Unknown))
+    Raises:
+        UsageError: the lane or the idempotency key is not one.
+        QueueFull: there is no room for it.
+    """
+    delivery.check()
+    return asyncio.run(_submit(find_server(where), job, delivery, reply, where.flag))
 
 
 def run_cancel(where: Where, job_id: str) -> int:
     """Cancel a job; the exit status is 1 where it had ended already or never was."""
-    _check_id(job_id)
+    check_id(job_id)
 
     async def ask(url: str) -> tuple[bool, JobStatus]:
         async with Client(url) as client:
             return await client.cancel(job_id), await client.status(job_id)
 
     cancelled, status = asyncio.run(ask(find_server(where)))
-    print("cancelled" if cancelled else f"not cancelled: {describe(status)}")
+    words = describe(status, JobId.parse(job_id).lane)
+    print("cancelled" if cancelled else f"not cancelled: {words}")
     return int(not cancelled)
 
 
-def make_job(prompt: str | None, sampling: dict[str, Any], about: PromptFlags, reply: ReplyFlags) -> Job:
-    """A checked job of a prompt, or of what standard input has, and the parameters that were given.
+def make_job(prompt: str | None, given: dict[str, Any], about: PromptFlags, reply: ReplyFlags) -> Job:
+    """A checked job of a prompt, or of what standard input has, and the fields that were given.
+
+    Args:
+        given: fields of the job that have flags, among them `sampling_params`; they win over `--fields`.
 
     Raises:
-        InvalidJob: the text is empty, or a parameter is out of range.
+        InvalidJob: the text is empty, a field is unknown, or a parameter is out of range.
         UsageError: the text is not UTF-8, or several outputs are to be printed as they come.
     """
-    params = SamplingParams(**sampling)
-    if reply.stream and params.n > 1 and not reply.json:
-        raise UsageError("--stream prints one output as it comes; with --n, add --json or leave --stream out")
-    text = _read_prompt(prompt)
-    if not text:
-        raise InvalidJob("the prompt is empty; a job needs at least one character")
-    given: dict[str, Any] = {"messages": [Message("user", text)]} if about.chat else {"prompt": text}
+    fields = {} if about.fields is None else read_object("--fields", about.fields)
+    params = _merged(fields.pop("sampling_params", None), given["sampling_params"])
+    given = {name: value for name, value in given.items() if name != "sampling_params"}
+    given |= {"sampling_params": params} if params != {} else {}
+    if not {"prompt", "messages", "prompt_token_ids"} & fields.keys() or prompt is not None:
+        text = _read_prompt(prompt)
+        if not text:
+            raise InvalidJob("the prompt is empty; a job needs at least one character")
+        given |= {"messages": [Message("user", text)]} if about.chat else {"prompt": text}
+    flags: dict[str, Any] = {} if about.kind == "generate" else {"kind": about.kind}
+    flags |= {"stream": True} if reply.stream else {}
     try:
-        job = Job(**given, kind=about.kind, sampling_params=params, stream=reply.stream)
-        return decode_job(msgspec.json.encode(job))
+        job = decode_job(msgspec.json.encode({**fields, **given, **flags}))
     except UnicodeEncodeError:
         # In some locales Python lets bytes that are not UTF-8 through, as lone surrogates.
         raise UsageError("the prompt, or a text to stop at, is not UTF-8 text") from None
+    if reply.stream and job.sampling_params.n > 1 and not reply.json:
+        raise UsageError("--stream prints one output as it comes; with --n, add --json or leave --stream out")
+    return job
 
 
-def answer_text(done: Done) -> str:
-    """What was asked for, for a person: text, one numbered text a sample, a score, or a vector."""
-    if done.score is not None:
-        return f"{done.score.logprob:.6g}"
-    if done.embedding is not None:
-        return msgspec.json.encode(done.embedding).decode()
-    if len(done.outputs) == 1:
-        return done.text
-    return "\n".join(f"[{output.index}] {output.text}" for output in done.outputs)
+def _merged(fields: Any, flags: dict[str, Any]) -> Any:
+    """Sampling parameters of `--fields` below those of flags; what is no object is for the job's check."""
+    return {**fields, **flags} if isinstance(fields, dict) else flags if fields is None else fields
 
 
-def describe(status: JobStatus) -> str:
-    """A status in words."""
-    match status:
-        case Queued(ahead=0):
-            return "queued, next in its lane"
-        case Queued(ahead=ahead):
-            return f"queued, about {ahead} ahead"
-        case Leased(consumer=name, deliveries=deliveries, idle_ms=idle):
-            again = f", delivery {deliveries}" if deliveries > 1 else ""
-            return f"running on {name}{again}, lease renewed {idle / 1000:.1f} s ago"
-        case Released():
-            return "given back by a consumer; another takes it up"
-        case Ended(event=Done() as done):
-            return f"done: {answer_text(done)}"
-        case Ended(event=event):
-            assert isinstance(event, Failed)
-            return f"failed: {event.error.type}: {event.error.message}"
-        case Expired():
-            return "gone: its result expired, or it was a row of a batch"
-        case Lost():
-            return "lost: parts of it are there, but nothing will ever finish it"
-        case Unknown():
-            return "unknown: this server never gave out this id, or has lost everything since"
-
-
-async def _submit(url: str, job: Job, lane: str, reply: ReplyFlags, flag: str) -> int:
+async def _submit(url: str, job: Job, delivery: DeliveryFlags, reply: ReplyFlags, flag: str) -> int:
     async with Client(url) as client:
-        job_id = await client.submit(job, lane)
+        job_id = await client.submit(job, delivery.lane, idempotency_key=delivery.idempotency_key)
         if not reply.wait:
             print(job_id)
             return 0
-        watch = asyncio.create_task(_say_why_waiting(url))
+        watch = asyncio.create_task(_say_why_waiting(client, job_id))
         show = _Printer(as_json=reply.json)
         try:
             async with asyncio.timeout(reply.timeout):
@@ -178,18 +137,22 @@ class _Printer:
                 print(end="\n" if self._printed else "", flush=True)
 
 
-async def _say_why_waiting(url: str) -> None:
-    await asyncio.sleep(_PATIENCE_S)
-    if why := await _why_waiting(url):
-        print(f"waiting: {why}", file=sys.stderr)
+async def _say_why_waiting(client: Client, job_id: str) -> None:
+    """Say what the job waits for, each time that it is something else."""
+    said = None
+    while True:
+        await asyncio.sleep(_PATIENCE_S)
+        with suppress(ServerError):  # who follows the answer is waiting for the server as well
+            why = _why_waiting(await client.status(job_id), JobId.parse(job_id).lane)
+            if why and why != said:
+                print(f"waiting: {why}", file=sys.stderr)
+            said = why or said
 
 
-async def _why_waiting(url: str) -> str | None:
-    link = Link(url)
-    try:
-        return in_words(await alive_consumers(link, Keys()))
-    finally:
-        await link.aclose()
+def _why_waiting(status: JobStatus, lane: str) -> str:
+    if isinstance(status, Released) and status.attempts:
+        return f"to be tried again: {failed(status.attempts)}"
+    return reason(status, lane) if isinstance(status, Queued | Released) else ""
 
 
 def _read_prompt(prompt: str | None) -> str:
@@ -201,18 +164,3 @@ def _read_prompt(prompt: str | None) -> str:
         return sys.stdin.read().strip()
     except UnicodeDecodeError as error:
         raise UsageError(f"standard input is not UTF-8 text: {error}") from None
-
-
-def _check_id(job_id: str) -> None:
-    if re.fullmatch(r"\d+-\d+", job_id):
-        raise UsageError(
-            f"{job_id} is an entry's id; prefix the lane to make it a job's id, as in {DEFAULT_LANE}.{job_id}"
-        )
-    JobId.parse(job_id)
-
-
-def _check_lane(lane: str) -> None:
-    try:
-        check_lane(lane)
-    except ValueError as error:
-        raise UsageError(str(error)) from None

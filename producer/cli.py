@@ -16,13 +16,14 @@ except ImportError:
 
 from penstock.errors import PenstockError
 from penstock.keys import DEFAULT_LANE
-from producer.flags import SERVER, PromptFlags, ReplyFlags, SamplingFlags, ServerFlags
+from producer.flags import SERVER, DeliveryFlags, PromptFlags, ReplyFlags, SamplingFlags, ServerFlags
+from producer.operate import dead, lanes, pause, resume
 
 CONSUMER = Group("Consumer", sort_key=13)
 TRY = Group("Try it", sort_key=0)
 SERVE = Group("Serve", sort_key=1)
 ASK = Group("Ask", sort_key=2)
-OTHER = Group("Other", sort_key=3)
+OTHER = Group("Other", sort_key=4)
 
 _EXAMPLES = """\
 Examples:
@@ -47,6 +48,15 @@ Examples:
   penstock submit --stream --temperature 0.7 < letter.txt
   penstock submit "A person, as JSON." --json-schema person.json
   penstock submit --kind score --raw "The sky is blue."
+  penstock submit --lane urgent --deadline 30 "What is 12 + 30?"
+  penstock submit --params '{"logit_bias": {"42": -100}}' "Hello"
+  penstock submit --fields '{"custom_id": "a"}' "Hello"
+
+Exit status: 0 answered; 1 refused, failed, or not answered within --timeout;
+130 stopped by Ctrl-C. A full queue refuses, and says when to try again.
+"""
+_STATUS = """\
+Exit status: 1 where nothing will come of the job any more, otherwise 0.
 """
 _RUN = """\
 A row: {"prompt": "What is 2 + 2?", "custom_id": "a", "expected": "4"}
@@ -76,6 +86,7 @@ app = App(
 
 _Server = Annotated[ServerFlags, Parameter(name="*")]
 _Sampling = Annotated[SamplingFlags, Parameter(name="*")]
+_Delivery = Annotated[DeliveryFlags, Parameter(name="*")]
 _Reply = Annotated[ReplyFlags, Parameter(name="*")]
 _Prompt = Annotated[PromptFlags, Parameter(name="*")]
 _Model = Annotated[str | None, Parameter(env_var="PENSTOCK_MODEL", group=CONSUMER)]
@@ -85,6 +96,10 @@ _NO_SERVER_NAMED = ServerFlags()
 _NO_SAMPLING = SamplingFlags()
 _WAIT = ReplyFlags()
 _CHAT = PromptFlags()
+_STANDARD = DeliveryFlags()
+
+for _verbs in (dead, lanes, pause, resume):
+    app.command(_verbs)
 
 
 @app.command(group=TRY, help_epilogue="")
@@ -161,7 +176,7 @@ def submit(
     /,
     *,
     about: _Prompt = _CHAT,
-    lane: str = DEFAULT_LANE,
+    delivery: _Delivery = _STANDARD,
     reply: _Reply = _WAIT,
     sampling: _Sampling = _NO_SAMPLING,
     server: _Server = _NO_SERVER_NAMED,
@@ -172,26 +187,33 @@ def submit(
     ----------
     prompt
         The text; read from standard input where it is left out or is `-`.
-    lane
-        The lane to put it in.
     """
     from producer.ask import make_job, run_submit
 
-    return run_submit(server.where, make_job(prompt, sampling.given(), about, reply), lane, reply)
+    job = make_job(prompt, {**delivery.given(), "sampling_params": sampling.given()}, about, reply)
+    return run_submit(server.where, job, delivery, reply)
 
 
-@app.command(group=ASK, sort_key=2, help_epilogue="")
-def status(job: str, /, *, server: _Server = _NO_SERVER_NAMED) -> int:
-    """Say where a job is: queued, running, done, failed, or lost.
+@app.command(group=ASK, sort_key=2, help_epilogue=_STATUS)
+def status(
+    job: str,
+    /,
+    *,
+    json: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
+    server: _Server = _NO_SERVER_NAMED,
+) -> int:
+    """Say where a job is (queued, running, done, failed, expired, lost) and what it waits for.
 
     Parameters
     ----------
     job
         The job's id, as `submit` printed it.
+    json
+        Print one JSON object.
     """
-    from producer.ask import run_status
+    from producer.status import run_status
 
-    return run_status(server.where, job)
+    return run_status(server.where, job, as_json=json)
 
 
 @app.command(group=ASK, sort_key=3, help_epilogue="")

@@ -22,6 +22,8 @@ from producer.errors import PenstockError, UsageError
 
 FLAGS_ARE_WRONG: Final = 2
 """Exit status of a consumer whose flags are wrong: starting it again would not help."""
+MODEL_NOT_LOADED: Final = 3
+"""Exit status of one whose engine says that it can't load the model: nor would it here."""
 
 MAX_SLOTS: Final = 64
 _STEADY_S: Final = 60.0
@@ -29,6 +31,7 @@ _STEADY_S: Final = 60.0
 _MAX_FAILED_STARTS: Final = 4
 _MAX_BACKOFF_S: Final = 15.0
 _PR_SET_PDEATHSIG: Final = 1
+_SAID_ABOVE: Final = "; its last line says why"
 
 
 class ConsumerFailed(PenstockError):
@@ -103,7 +106,8 @@ class Supervisor:
         """Run until drained; the exit status of the consumer that was.
 
         Raises:
-            ConsumerFailed: its flags are wrong, or it fails again and again right after its start.
+            ConsumerFailed: its flags are wrong, its model can't be loaded, or it fails again and again right
+                after its start.
         """
         failures = 0
         try:
@@ -113,6 +117,8 @@ class Supervisor:
                 if self._draining.is_set():
                     return status
                 failures = 1 if time.monotonic() - started > _STEADY_S else failures + 1
+                if status == MODEL_NOT_LOADED:
+                    raise ConsumerFailed(f"the consumer can't load its model{self._tail() or _SAID_ABOVE}")
                 if status == FLAGS_ARE_WRONG or failures >= _MAX_FAILED_STARTS:
                     raise ConsumerFailed(f"the consumer {describe(status)}{self._tail()}")
                 pause = min(self._backoff_s * 2**failures, _MAX_BACKOFF_S)

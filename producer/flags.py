@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from cyclopts import Group, Parameter
 
+from penstock.keys import DEFAULT_LANE, check_idempotency_key, check_lane
 from producer.errors import UsageError
 from producer.where import Where
 
 if TYPE_CHECKING:
     from penstock.messages import StructuredOutputs
 
+DELIVERY: Final = Group("Delivery", sort_key=10)
 SERVER: Final = Group("Server", sort_key=11)
 SAMPLING: Final = Group("Sampling (what is not given is the model's own default)", sort_key=12)
 
@@ -71,21 +73,24 @@ class SamplingFlags:
     """The output matches this regular expression."""
     choice: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = ()
     """The output is one of these; given once for each."""
+    params: str | None = None
+    """Further sampling parameters: a JSON object, or a file of one; a flag of the same name wins."""
 
     def given(self) -> dict[str, Any]:
-        """Fields of SamplingParams that were set.
+        """Fields of SamplingParams that were set, not checked.
 
         Raises:
-            UsageError: the schema can't be read.
+            UsageError: the schema, or `params`, can't be read.
             InvalidJob: the output is to have more than one form.
         """
-        forms = {"json_schema", "regex", "choice"}
-        values = {name: value for name, value in vars(self).items() if name not in forms}
+        elsewhere = {"json_schema", "regex", "choice", "params"}
+        values = {name: value for name, value in vars(self).items() if name not in elsewhere}
         values |= {"stop": list(self.stop) or None, "structured_outputs": self._form()}
-        return {name: value for name, value in values.items() if value is not None}
+        params = {} if self.params is None else read_object("--params", self.params)
+        return params | {name: value for name, value in values.items() if value is not None}
 
     def _form(self) -> StructuredOutputs | None:
-        schema = None if self.json_schema is None else _read_schema(self.json_schema)
+        schema = None if self.json_schema is None else read_object("--json-schema", self.json_schema)
         values: dict[str, Any] = {"json": schema, "regex": self.regex, "choice": list(self.choice) or None}
         given = {name: value for name, value in values.items() if value is not None}
         if not given:
@@ -103,6 +108,41 @@ class PromptFlags:
     """Send the text as a user's message, rendered by the model's chat template; --raw sends it as it is."""
     kind: Literal["generate", "score", "embed"] = "generate"
     """What is wanted of it: a continuation, its log-likelihood, or a vector."""
+    fields: str | None = None
+    """Further fields of the job, see docs/wire.md: a JSON object, or a file of one."""
+
+
+@Parameter(name="*", group=DELIVERY)
+@dataclass(frozen=True, kw_only=True)
+class DeliveryFlags:
+    """How a job is queued and tried."""
+
+    lane: str = DEFAULT_LANE
+    """The lane to put it in."""
+    idempotency_key: str | None = None
+    """Enqueue nothing where a job was enqueued under this key within a day: that job is followed instead."""
+    deadline: float | None = None
+    """Seconds after which the job fails if it has not ended."""
+    max_attempts: int | None = None
+    """How often it may fail before it is a dead letter; by default 3."""
+
+    def check(self) -> None:
+        """Refuse what no server need be asked about.
+
+        Raises:
+            UsageError: the lane or the key is not one.
+        """
+        try:
+            check_lane(self.lane)
+            if self.idempotency_key is not None:
+                check_idempotency_key(self.idempotency_key)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+
+    def given(self) -> dict[str, Any]:
+        """Fields of Job that were set, not checked."""
+        values = {"deadline_s": self.deadline, "max_attempts": self.max_attempts}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,14 +159,19 @@ class ReplyFlags:
     """Seconds to wait for the answer; the job goes on after that."""
 
 
-def _read_schema(text: str) -> dict[str, Any]:
+def read_object(flag: str, text: str) -> dict[str, Any]:
+    """The JSON object that a flag gives, itself or in a file.
+
+    Raises:
+        UsageError: there is none.
+    """
     import msgspec
 
     inline = text.lstrip().startswith("{")
     try:
         return msgspec.json.decode(text if inline else Path(text).read_bytes(), type=dict[str, Any])
     except OSError as error:
-        raise UsageError(f"--json-schema: {text} can't be read: {error.strerror}") from None
+        raise UsageError(f"{flag}: {text} can't be read: {error.strerror}") from None
     except (msgspec.DecodeError, UnicodeError) as error:
         where = "it" if inline else text
-        raise UsageError(f"--json-schema: {where} is not a JSON object: {error}") from None
+        raise UsageError(f"{flag}: {where} is not a JSON object: {error}") from None

@@ -14,6 +14,7 @@ read the cursor, work out what is in flight, read the done stream from its begin
 from __future__ import annotations
 
 import asyncio
+import random
 import secrets
 import time
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ from msgspec import Struct
 from penstock.backoff import pauses
 from penstock.batch import Batch, FinishedRow
 from penstock.client import Client
-from penstock.errors import BatchUnknown, CursorMoved, QueueFull, ServerUnavailable
+from penstock.errors import BatchUnknown, CursorMoved, QueueFull, ServerFull, ServerUnavailable
 from penstock.keys import Keys
 from penstock.link import Link
 from penstock.messages import Job
@@ -62,6 +63,16 @@ class _Chunk(Struct):
     expected: dict[int, str | None] = {}
     size: int = 0
 
+    def halves(self) -> tuple[_Chunk, _Chunk]:
+        """Two chunks of its jobs, which are two at least; the second one begins with a row that has a job."""
+        middle = len(self.jobs) // 2
+        first, second = self.jobs[:middle], self.jobs[middle:]
+        row = second[0].row
+        assert row is not None
+        before = {number: text for number, text in self.expected.items() if number < row}
+        behind = {number: text for number, text in self.expected.items() if number >= row}
+        return _Chunk(row, first, before, self.size // 2), _Chunk(self.end, second, behind, self.size // 2)
+
 
 class _Rejoin(Exception):
     """The batch is not as this process believes: look again at what the server has."""
@@ -87,7 +98,9 @@ class Run:
         self._in_flight: dict[int, str | None] = {}
         """Rows sent and not written, and what each expects."""
         self._rows: Iterator[tuple[int, bytes]] = iter(())
-        self._held: _Chunk | None = None
+        self._held: list[_Chunk] = []
+        """Chunks that were refused, or that are the rest of one, the next one last."""
+        self._refused_until = self._looked = 0.0
         self._cursor = ""
         self._exhausted = False
         self._read = self._trimmed = "0-0"
@@ -114,7 +127,10 @@ class Run:
                     fresh = True
                 except (CursorMoved, _Rejoin):
                     self._progress.say("the server's record of this run has moved; looking again")
-                except (ServerUnavailable, QueueFull) as error:
+                except QueueFull as error:
+                    self._say_once(f"waiting for room: {error}")
+                    await asyncio.sleep(_spread(error.retry_after_s))
+                except ServerUnavailable as error:
                     self._say_once(f"waiting for the server: {error}")
                     await asyncio.sleep(next(waits))
 
@@ -129,7 +145,7 @@ class Run:
                     "the server has forgotten this run; rows without an answer are asked again"
                 )
             batch, cursor = await self._open(client), "0"
-        self._cursor, self._held, self._exhausted = cursor, None, False
+        self._cursor, self._held, self._exhausted = cursor, [], False
         self._read = self._trimmed = "0-0"
         self._in_flight.clear()
         self._rows = read_rows(self._plan.input)
@@ -158,7 +174,7 @@ class Run:
         await self._fill(batch)
         while not (self._exhausted and not self._in_flight):
             heard = False
-            async with aclosing(batch.done(self._read, block_s=IDLE_S)) as finished:
+            async with aclosing(batch.done(self._read, block_s=self._patience_s())) as finished:
                 async for row in finished:
                     heard = True
                     self._write(row)
@@ -169,30 +185,42 @@ class Run:
                     if self._exhausted and not self._in_flight:
                         break
             await self._sync(batch)
-            if not heard:
+            if not heard and time.monotonic() - self._looked >= IDLE_S:
                 await self._look_around(batch)
+                self._looked = time.monotonic()
             await self._fill(batch)
 
     async def _fill(self, batch: Batch) -> None:
-        """Send rows until the window is full."""
+        """Send rows until the window is full, or there is no room for them."""
+        if time.monotonic() < self._refused_until:
+            return
         while (room := self._plan.window - len(self._in_flight)) > 0:
-            chunk = self._held or self._next_chunk(min(room, CHUNK_ROWS))
+            chunk = self._held.pop() if self._held else self._next_chunk(min(room, CHUNK_ROWS))
             if chunk is None:
                 self._exhausted = True
                 break
-            self._held = chunk
+            self._held.append(chunk)
             jobs = [msgspec.structs.replace(job, batch=batch.id) for job in chunk.jobs]
             try:
                 await batch.enqueue_rows(
                     jobs, cursor=self._cursor, new_cursor=str(chunk.end), lane=self._plan.lane
                 )
             except QueueFull as error:
-                self._say_once(f"sending on as answers make room: {error}")
+                if len(chunk.jobs) > 1 and not isinstance(error, ServerFull):
+                    self._held[-1:] = reversed(chunk.halves())  # a lane may have room for fewer
+                    continue
+                self._say_once(f"sending on as there is room: {error}")
+                self._refused_until = time.monotonic() + _spread(error.retry_after_s)
                 break
-            self._held = None
+            self._held.pop()
             self._cursor = str(chunk.end)
             self._in_flight |= chunk.expected
         self._progress.update(self._output.tally, self._total)
+
+    def _patience_s(self) -> float:
+        """How long to wait for answers before looking around, or before sending what was refused."""
+        refused_s = self._refused_until - time.monotonic()
+        return IDLE_S if refused_s <= 0 else min(IDLE_S, max(refused_s, 0.05))
 
     def _next_chunk(self, max_rows: int, before: int | None = None) -> _Chunk | None:
         """The next rows that the output lacks, bad ones written at once; None at the end of the file."""
@@ -255,3 +283,8 @@ class Run:
         if words != self._said:
             self._said = words
             self._progress.say(words)
+
+
+def _spread(seconds: float) -> float:
+    """About so long, so that many that were refused in the same moment don't all come back in one."""
+    return seconds * random.uniform(1.0, 1.25)

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from consumer.broker import Broker
 from consumer.lease import Progress
 from penstock.client import Client
-from penstock.keys import Keys
+from penstock.keys import GROUP, Keys
 from penstock.link import Link
 from penstock.messages import Heartbeat, Job, Tokens, encode_event
 from tests.conftest import Server
@@ -104,8 +104,8 @@ async def test_who_starts_after_a_restart_of_the_server_lets_the_owners_renew_fi
     (theirs,) = await claimed(server.url, owner)
     await owner.heartbeat(Heartbeat(model="m", phase="ready", at_ms=0, interval_ms=500))
     with server.client() as redis:  # what the downtime does
-        args = ("XCLAIM", KEYS.jobs("standard"), "penstock", "owner.aaaa", 0, theirs.lease.job_id.entry)
-        redis.execute_command(*args, "IDLE", 60_000, "JUSTID")
+        entries = [theirs.lease.job_id.entry]
+        redis.xclaim(KEYS.jobs("standard"), GROUP, "owner.aaaa", 0, entries, idle=60_000, justid=True)
     server.kill()
     server.start()
     await link.patiently(lambda: other.start(take_over=None))

@@ -7,8 +7,20 @@ from typing import Any
 from redis.asyncio import Redis
 
 from penstock.keys import GROUP, JobId, Keys
-from penstock.messages import Completion, Done, Event, Tokens, Usage, encode_event
-from penstock.scripts import CLAIM, COMMIT, PUBLISH, RELEASE
+from penstock.messages import (
+    Completion,
+    Done,
+    Error,
+    Event,
+    Failed,
+    Heartbeat,
+    Tokens,
+    Usage,
+    encode_error,
+    encode_event,
+    encode_heartbeat,
+)
+from penstock.scripts import CLAIM, COMMIT, FAIL, PUBLISH, RELEASE
 
 TTL_MS = 60_000
 KEYS = Keys()
@@ -87,6 +99,23 @@ class Worker:
             [GROUP, self.name, 30_000, delay_ms, parsed.entry, self.deliveries[job_id]],
         )
         return reply == [1]
+
+    async def fail(self, job_id: str, words: str, delay_ms: int = 0, max_attempts: int = 3) -> bytes:
+        """Charge the job with a failed attempt; gives `retry` or `dead`."""
+        parsed = JobId.parse(job_id)
+        error = Error(type="engine_error", message=words, retryable=True)
+        keys = [KEYS.jobs(parsed.lane), KEYS.result(job_id), KEYS.attempts, KEYS.dead]
+        args: list[Any] = [parsed.entry, self.deliveries[job_id], 30_000, delay_ms, max_attempts]
+        end = ["0-1", encode_event(Failed(error=error)), "", 86_400_000]
+        head = [GROUP, self.name]
+        return await FAIL.run(self.redis, keys, [*head, *args, encode_error(error), TTL_MS, "", *end])
+
+    async def beat(self, phase: str = "ready") -> None:
+        """Say that this consumer is alive."""
+        seconds, micros = await self.redis.time()
+        now_ms = seconds * 1000 + micros // 1000
+        beat = Heartbeat(model="tiny", phase=phase, at_ms=now_ms, interval_ms=60_000)
+        await self.redis.hset(KEYS.consumers, self.name, encode_heartbeat(beat))
 
     async def serve(self, count: int) -> None:
         """Claim and commit until `count` jobs have ended, each with its own id as the text."""

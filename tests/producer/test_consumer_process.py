@@ -74,6 +74,18 @@ async def test_gives_up_with_the_end_of_its_log(tmp_path: Path) -> None:
     assert len(said) == 3
 
 
+async def test_a_model_that_cannot_be_loaded_is_not_tried_again(tmp_path: Path) -> None:
+    said: list[str] = []
+    code = "import sys; print('there is no such folder', file=sys.stderr); sys.exit(3)"
+    with pytest.raises(ConsumerFailed, match="can't load its model; its last line says why"):
+        await Supervisor(scripted(code), said.append).run()
+    with pytest.raises(
+        ConsumerFailed, match=r"(?s)can't load its model\. The end of .*there is no such folder"
+    ):
+        await Supervisor(scripted(code), said.append, log=tmp_path / "log").run()
+    assert said == []
+
+
 async def test_wrong_flags_are_not_tried_again(tmp_path: Path) -> None:
     said: list[str] = []
     with pytest.raises(ConsumerFailed, match="ended with status 2"):

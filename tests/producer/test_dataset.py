@@ -188,7 +188,7 @@ def test_usage_errors_are_one_line(program: Program) -> None:
         (("run", rows, "-o", "no/folder/out"), "can't be written"),
         (("run", rows, "-o", out, "--window", "0"), "--window is 0; it must be 1 or more"),
         (("run", rows, "-o", out, "--redis", "localhost"), "'localhost' is not a server's URL"),
-        (("run", rows, "-o", out, "--redis", "redis://127.0.0.1:1"), "the server was not checked"),
+        (("run", rows, "-o", out, "--redis", "redis://127.0.0.1:1"), "nothing was sent"),
         (("run", rows, "-o", out, "--model", "./none"), "is not a model's folder"),
     ]:
         result = program.call(*arguments)

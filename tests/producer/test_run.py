@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from penstock.batch import Batch
+from penstock.client import Client
 from penstock.keys import Keys
 from producer import run as run_module
 from producer.answers import Output, RunState, Tally, load_state
@@ -231,6 +232,28 @@ async def test_a_full_server_is_waited_for(program: Program, make_server: Callab
     program.stand_in(server.url)
     await running
     case.assert_whole()
+
+
+async def test_a_full_lane_takes_what_it_has_room_for(
+    program: Program, server: Server, redis_url: str
+) -> None:
+    """Its limit is below the run's chunks, which are cut until they fit; bad rows are passed over."""
+    async with Client(redis_url) as client:
+        await client.set_lane("standard", max_jobs=3)
+    case = Case(program.folder, redis_url, 100, window=100)
+    rows: list[Any] = [{"prompt": f"row {n}"} if n % 7 else {"promt": "a bad row"} for n in range(100)]
+    write_rows(case.plan.input, rows)
+    running = asyncio.create_task(case.finish())
+    with server.client() as client:
+        full = "sending on as there is room: the lane holds 3 jobs, its limit is 3"
+        await eventually(lambda: any(full in words for words in case.words.said) or running.done())
+        assert client.xlen(KEYS.jobs("standard")) == 3
+    program.stand_in(redis_url)
+    await running
+    lines = read_lines(case.plan.output)
+    assert sorted(line["row"] for line in lines) == list(range(100))
+    assert all(line.get("text") == (f"ROW {line['row']}" if line["row"] % 7 else None) for line in lines)
+    assert sorted(program.executed()) == sorted(f"row {n}" for n in range(100) if n % 7)
 
 
 async def test_rows_of_the_run_itself_only(program: Program, server: Server, redis_url: str) -> None:
