@@ -68,7 +68,7 @@ def main() -> int:
         for line in SUMMARIES[name](figures[name]):
             print(f"  {line}", flush=True)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps({"benchmark": "queue", **around, **figures}, indent=2) + "\n")
+    args.out.write_text(json.dumps({"benchmark": "queue", **around, "figures": figures}, indent=2) + "\n")
     print(f"written to {args.out}")
     return 0
 

@@ -73,4 +73,4 @@ def _memory(name: str, settings: dict[str, int]) -> str:
 
 if __name__ == "__main__":
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS / "queue.json"
-    print("\n".join(tables(json.loads(path.read_text()))))
+    print("\n".join(tables(json.loads(path.read_text())["figures"])))
