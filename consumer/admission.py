@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import logging
+import time
 from collections.abc import Collection, Sequence
+from typing import Final
 
-from consumer.checkpoint import checkpoint
-from consumer.lease import Ending, Lease
-from consumer.running import RunningJob
+import msgspec
+
+from consumer.checkpoint import Checkpoint, PublishedEvent, checkpoint, count_of
+from consumer.failures import error_of
+from consumer.lease import DROP_TOKENS, Ending, Failure, Lease
+from consumer.running import TOO_LATE, RunningJob, deadline_of
 from consumer.served import Served
 from consumer.tokenizer import PromptTooLong
 from engine.request import Grammar, RepetitionDetection, Request, RequestParams, Sample
@@ -21,6 +28,8 @@ from penstock.messages import (
     decode_labels,
     encode_event,
 )
+
+log = logging.getLogger(__name__)
 
 
 class JobRefused(Exception):
@@ -37,39 +46,41 @@ class Admission:
     def __init__(self, served: Served) -> None:
         self._served = served
 
-    def admit(self, lease: Lease, published: Sequence[tuple[str, bytes]]) -> RunningJob:
+    def admit(self, lease: Lease, published: Sequence[PublishedEvent]) -> RunningJob:
         """A running job that goes on after what earlier runs have `published`.
 
         Raises:
             JobRefused: with the `failed` event to commit.
         """
+        job = None
         try:
-            if lease.job is None:
-                raise InvalidJob(
-                    "the entry has no field `job`; add one with: XADD LANE * job '{\"prompt\": …}'"
-                )
-            job = decode_job(lease.job)
-        except JobTooLarge as error:
-            raise self._refused(lease, Error(type="job_too_large", message=str(error))) from None
-        except InvalidJob as error:
-            raise self._refused(lease, Error(type="invalid_job", message=str(error))) from None
-        try:
-            request = self._request(lease, job)
-        except InvalidJob as error:
-            raise self._refused(lease, Error(type="invalid_job", message=str(error)), job) from None
-        except PromptTooLong as error:
-            raise self._refused(lease, Error(type="prompt_too_long", message=str(error)), job) from None
-        except _Unservable as error:
-            raise self._refused(lease, Error(type="model_not_served", message=str(error)), job) from None
-        running = RunningJob(lease, job, request, self._served)
-        if job.stream:
+            job = _decode(lease)
+            self._check_deadline(lease, job)
+            running = RunningJob(lease, job, self._request(lease, job), self._served)
+        except (InvalidJob, PromptTooLong, _Unservable, _TooLate) as error:
+            kind = next(kind for refusal, kind in _KINDS.items() if isinstance(error, refusal))
+            raise JobRefused(self._ending(lease, error_of(kind, str(error)), job, published)) from None
+        if job.kind == "generate":
             fingerprint = self._served.ready.fingerprint
-            running.replay(checkpoint(published, fingerprint, job.sampling_params))
+            found = checkpoint(published, fingerprint, job)
+            _log_foreign(lease, found, fingerprint)
+            running.replay(found)
         return running
 
-    def broken(self, lease: Lease, error: Exception) -> Ending:
-        """The end of a job whose admission failed in a way that nobody foresaw."""
-        return self._refused(lease, Error(type="engine_error", message=f"internal error: {error!r}")).ending
+    def broken(self, lease: Lease, error: Exception, published: Sequence[PublishedEvent]) -> Ending:
+        """The end, at its last attempt, of a job whose admission failed in a way that nobody foresaw."""
+        job = None
+        with contextlib.suppress(InvalidJob):
+            job = _decode(lease)
+        failed = error_of("engine_error", f"internal error: {error!r}")
+        ending = self._ending(lease, failed, job, published)
+        failure = Failure(error=failed, max_attempts=self._served.attempts(job))
+        return msgspec.structs.replace(ending, failure=failure)
+
+    def _check_deadline(self, lease: Lease, job: Job) -> None:
+        deadline = deadline_of(lease, job)
+        if deadline is not None and time.monotonic() >= deadline:
+            raise _TooLate(f"{TOO_LATE}: `deadline_s` is {job.deadline_s:g}, and it had to wait longer")
 
     def _request(self, lease: Lease, job: Job) -> Request:
         ready, wanted = self._served.ready, job.sampling_params
@@ -136,23 +147,54 @@ class Admission:
             raise InvalidJob(f"`min_tokens` is {wanted.min_tokens}; {limit}")
         return min(given, room)
 
-    def _refused(self, lease: Lease, error: Error, job: Job | None = None) -> JobRefused:
+    def _ending(
+        self, lease: Lease, error: Error, job: Job | None, published: Sequence[PublishedEvent]
+    ) -> Ending:
         labels = job or decode_labels(lease.job or b"")
-        failed = Failed(error=error, custom_id=labels.custom_id)
-        ending = Ending(
+        has_checkpoints = bool(published) and job is not None and not job.stream
+        return Ending(
             lease=lease,
-            terminal_id="0-1",
-            terminal=encode_event(failed),
+            terminal_id=f"{count_of(published)}-1",
+            terminal=encode_event(Failed(error=error, custom_id=labels.custom_id)),
             completed=False,
             result_ttl_ms=self._served.ttl_ms(job),
+            tokens_id=DROP_TOKENS if has_checkpoints else "",
             batch=labels.batch,
             row=labels.row,
         )
-        return JobRefused(ending)
 
 
 class _Unservable(Exception):
     """A sound job for another model."""
+
+
+class _TooLate(Exception):
+    """A sound job whose deadline is over."""
+
+
+_KINDS: Final[dict[type[Exception], str]] = {
+    JobTooLarge: "job_too_large",
+    InvalidJob: "invalid_job",
+    PromptTooLong: "prompt_too_long",
+    _Unservable: "model_not_served",
+    _TooLate: "deadline_exceeded",
+}
+"""Error types by exception; the first that fits."""
+
+
+def _decode(lease: Lease) -> Job:
+    if lease.job is None:
+        raise InvalidJob("the entry has no field `job`; add one with: XADD LANE * job '{\"prompt\": …}'")
+    return decode_job(lease.job)
+
+
+def _log_foreign(lease: Lease, found: Checkpoint, fingerprint: str) -> None:
+    if found.other_fingerprints:
+        words = "job %s goes on after tokens of %s, which it has published; this is %r"
+        log.warning(words, lease.key, " and ".join(map(repr, found.other_fingerprints)), fingerprint)
+    elif found.stale:
+        words = "job %s starts anew: its checkpoints are of another model, or not whole; this is %r"
+        log.warning(words, lease.key, fingerprint)
 
 
 def _repetition(wanted: SamplingParams) -> RepetitionDetection | None:

@@ -158,6 +158,7 @@ class Broker:
             for item in part:
                 args += [item.lease.job_id.entry, item.lease.deliveries]
                 args += [item.ttl_ms, item.num_before, item.event_id, item.event]
+                args.append(DROP_TOKENS if item.drop else "")
             names = [self.keys.jobs(lane), *(self.keys.result(item.lease.key) for item in part)]
             published = await self._link.script(PUBLISH, names, args)
             lost += [item.lease for item, kept in zip(part, published, strict=True) if not kept]

@@ -154,6 +154,9 @@ class EngineHost:
             token_texts=TokenTexts(tokenizer.tokenizer),
             defaults=defaults,
             result_ttl_s=self._settings.result_ttl_s,
+            max_attempts=self._settings.max_attempts,
+            checkpoint_tokens=self._settings.checkpoint_tokens,
+            checkpoint_s=self._settings.checkpoint_s,
         )
 
     def _enter(self, phase: str) -> None:

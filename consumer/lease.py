@@ -79,3 +79,5 @@ class Progress(Struct, frozen=True, kw_only=True):
     event: bytes
     ttl_ms: int
     """How long the unfinished stream is kept; its end sets the result's own time."""
+    drop: bool = False
+    """Remove what was published before: checkpoints of another model. Ids go on behind theirs."""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable
+from typing import TypeVar
 
+from penstock.backoff import pauses
 from penstock.errors import ServerError, ServerUnavailable
 
 _SHORT_BLOCK_MS = 100
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Outage:
@@ -47,6 +52,24 @@ class Outage:
     def gave_up(self, who: Hashable) -> None:
         """Note that a call of `who` is not wanted any more, whether it works by now or not."""
         self._failing.discard(who)
+
+    async def patiently(
+        self, call: Callable[[], Awaitable[T]], trouble: type[ServerError] = ServerError
+    ) -> T:
+        """Call until it raises no `trouble`."""
+        try:
+            for pause in pauses():
+                try:
+                    reply = await call()
+                except trouble as error:
+                    self.failed(call, error)
+                    await asyncio.sleep(pause)
+                else:
+                    self.worked(call)
+                    return reply
+        finally:
+            self.gave_up(call)
+        raise AssertionError("pauses never end")
 
     def block_ms(self, wanted: int) -> int:
         """How long a read may block: only briefly while the trouble lasts, so that its end shows."""

@@ -23,12 +23,20 @@ class Publisher:
         broker: Broker,
         on_lost: Callable[[Lease], None],
         outage: Outage,
+        retry_delay_ms: Callable[[int], int],
     ) -> None:
+        """Write by this broker.
+
+        Args:
+            retry_delay_ms: how long a job waits that has failed once more, by how often it had before.
+        """
         self._broker = broker
         self._on_lost = on_lost
         self._outage = outage
+        self._retry_delay_ms = retry_delay_ms
         self._progress: list[Progress] = []
         self._endings: list[Ending] = []
+        self._failures: list[Ending] = []
         self._work = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -36,13 +44,14 @@ class Publisher:
     @property
     def unwritten(self) -> list[Lease]:
         """Leases of ended jobs whose ends are not written yet: they must be renewed until they are."""
-        return [ending.lease for ending in self._endings]
+        return [ending.lease for ending in (*self._endings, *self._failures)]
 
     def hand_over(self, progress: Iterable[Progress], endings: Iterable[Ending]) -> None:
         """Take events to write. A job's progress is written before its ending."""
         self._progress += progress
-        self._endings += endings
-        if self._progress or self._endings:
+        for ending in endings:
+            (self._endings if ending.failure is None else self._failures).append(ending)
+        if self._progress or self._endings or self._failures:
             self._idle.clear()
             self._work.set()
 
@@ -68,12 +77,13 @@ class Publisher:
     async def _write(self) -> None:
         # Taken off only once written: a call that fails leaves everything where it was, and a repeat of what
         # did arrive is refused by the fence (or, for tokens, by the stream's ids).
-        while self._progress or self._endings:
+        while self._progress or self._endings or self._failures:
             progress, endings = list(self._progress), list(self._endings)
             lost = await self._broker.publish(progress) if progress else []
             del self._progress[: len(progress)]
             lost += await self._broker.commit(endings) if endings else []
             del self._endings[: len(endings)]
+            lost += await self._fail()
             if lost:
                 log.warning(
                     "%d leases are lost, %s first: the jobs run or end elsewhere", len(lost), lost[0].key
@@ -83,3 +93,22 @@ class Publisher:
                 # Where only the stream is gone, the lease is still ours: others may have it at once.
                 await self._broker.release(lost)
         self._idle.set()
+
+    async def _fail(self) -> list[Lease]:
+        """Charge failed attempts, one by one, as they are few; gives leases that were lost."""
+        lost: list[Lease] = []
+        while self._failures:
+            ending = self._failures[0]
+            assert ending.failure is not None
+            delay_ms = self._retry_delay_ms(ending.lease.num_failures)
+            outcome = await self._broker.fail(ending, delay_ms)
+            del self._failures[0]
+            key, words = ending.lease.key, ending.failure.error.message
+            match outcome:
+                case "retry":
+                    log.warning("job %s failed and is tried again in %.1f s: %s", key, delay_ms / 1000, words)
+                case "dead":
+                    log.warning("job %s failed for the last time: %s", key, words)
+                case "lost":
+                    lost.append(ending.lease)
+        return lost

@@ -28,6 +28,11 @@ class Quarantine:
         """Whether suspects are being tried: nobody else joins meanwhile."""
         return self.joining is not None or bool(self._waiting)
 
+    @property
+    def waiting(self) -> frozenset[str]:
+        """Who is not in the engine, as it is not their turn yet."""
+        return frozenset(self._waiting)
+
     def engine_died(self, running: Iterable[str], limit: int) -> list[str]:
         """Take note of a death. Gives who ends: the poison, or those that saw `limit` unexplained deaths."""
         in_engine = [key for key in running if key not in self._waiting]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
 from typing import Final
 
 import msgspec
 
-from consumer.checkpoint import PublishedSample
-from consumer.lease import Ending, Lease, Progress
+from consumer.checkpoint import Checkpoint
+from consumer.failures import error_of
+from consumer.lease import DROP_TOKENS, Ending, Failure, Lease, Progress
 from consumer.sample import RunningSample
 from consumer.served import Served
 from consumer.token_logprobs import token_logprobs
-from engine.request import ErrorType, Output, Request
+from engine.request import ErrorType, Output, Request, Sample
 from penstock.messages import (
     Done,
     Error,
@@ -36,8 +37,21 @@ class EngineRefused(Exception):
         self.kind: ErrorType = kind
 
 
+TOO_LATE: Final = "the job had not ended by its deadline"
+
 MAX_RESULT_BYTES = 64 * 1024 * 1024
 """A server takes no value above 512 MB and closes the connection: every other result would wait behind it."""
+
+
+def deadline_of(lease: Lease, job: Job) -> float | None:
+    """Monotonic time, in seconds, by which the job has to end; None where it has no deadline.
+
+    It counts from the enqueue: up to the claim by the server's clock, then by this process's monotonic one,
+    so that no wall clock but the server's matters.
+    """
+    if job.deadline_s is None:
+        return None
+    return lease.claimed_at - lease.waited_ms / 1000 + job.deadline_s
 
 
 class RunningJob:
@@ -47,12 +61,19 @@ class RunningJob:
         self.lease = lease
         self.job = job
         self.request = request
-        self.next_progress_at = 0.0
+        self.deadline = deadline_of(lease, job)
+        """Monotonic time, in seconds, by which it has to end; None where there is none."""
         self._served = served
+        self._next_progress_at = 0.0 if job.stream else time.monotonic() + served.checkpoint_s
+        self._num_new = 0  # tokens since the last `tokens` events
         count = job.sampling_params.n if job.kind == "generate" else 0
         self._samples = [RunningSample(index, job.sampling_params, request, served) for index in range(count)]
         self._num_unfinished = count  # of the samples; asked for often
         self._num_published = 0
+        self._num_dropped = 0  # of these, tokens of checkpoints that are no longer there
+        self._drops = False
+        self._resumed_from: list[str] = []
+        self._lacks_prompt = False
         self._num_cached_tokens = 0
         self._prompt_logprobs: list[TokenLogprob] = []
         self._embedding: list[float] = []
@@ -61,24 +82,39 @@ class RunningJob:
     @property
     def finished(self) -> bool:
         """Whether all samples have ended; of a job that generates nothing, whether its result is there."""
+        if self._lacks_prompt:
+            return self._pooled
         return self._num_unfinished == 0 if self._samples else self._pooled
+
+    @property
+    def num_tokens(self) -> int:
+        """Of the prompt and all outputs so far."""
+        return len(self.request.prompt_token_ids) + sum(sample.num_tokens for sample in self._samples)
 
     @property
     def num_rows(self) -> int:
         """How many of the engine's sequences it takes."""
         return self._num_unfinished if self._samples else 1
 
-    def replay(self, published: Mapping[int, PublishedSample]) -> None:
-        """Take over tokens that an earlier run published, by sample."""
-        for index, sample in published.items():
+    def replay(self, published: Checkpoint) -> None:
+        """Take over what earlier runs have published."""
+        self._num_published = self._num_dropped = published.num_published
+        self._drops = published.stale
+        self._resumed_from = published.other_fingerprints
+        for index, sample in published.samples.items():
             self._samples[index].replay(sample)
-            self._num_published += len(sample.token_ids)
+            self._num_dropped -= len(sample.token_ids)
         self._num_unfinished = sum(not sample.finished for sample in self._samples)
+        wants_prompt = self.job.sampling_params.prompt_logprobs is not None
+        # Nothing is left to generate, and what is wanted of the prompt was never published.
+        self._lacks_prompt = bool(self._samples) and wants_prompt and self.finished
 
     def remaining(self) -> Request:
         """The request to admit, also after an engine's death: it goes on after the tokens so far."""
         if not self._samples:
             return self.request
+        if self._lacks_prompt:
+            return msgspec.structs.replace(self.request, kind="score", samples=[Sample()])
         samples = [sample.remaining() for sample in self._samples if not sample.finished]
         return msgspec.structs.replace(self.request, samples=samples)
 
@@ -96,7 +132,7 @@ class RunningJob:
             self._prompt_logprobs = token_logprobs(prompt[1:], output.prompt_logprobs, texts)
         if output.sample == 0:
             self._num_cached_tokens = min(max(self._num_cached_tokens, output.num_cached_tokens), len(prompt))
-        if not self._samples:
+        if not self._samples or self._lacks_prompt:
             self._embedding = output.embedding or self._embedding
             self._pooled = output.finish_reason is not None
             return False
@@ -104,10 +140,26 @@ class RunningJob:
         if sample.finished:
             return False  # behind a stop string
         sample.add(output)
-        if sample.finished:
-            self._num_unfinished -= 1
-            self.next_progress_at = 0.0  # the rest of its text, held back until now, is due
+        self._num_new += len(output.token_ids)
+        self._num_unfinished -= sample.finished
+        if sample.finished and self.job.stream:
+            self._next_progress_at = 0.0  # the rest of its text, held back until now, is due
         return sample.stopped_early
+
+    def due_progress(self, now: float, interval_s: float) -> list[Progress]:
+        """The `tokens` events that are due at monotonic time `now`.
+
+        A streamed job's every `interval_s` at most. Those of any other job are checkpoints, and sparse: every
+        `checkpoint_tokens` tokens or `checkpoint_s`, whichever comes first.
+        """
+        has_many = not self.job.stream and self._num_new >= self._served.checkpoint_tokens
+        if now < self._next_progress_at and not has_many:
+            return []
+        progress = self.take_progress()
+        if progress:
+            self._num_new = 0
+            self._next_progress_at = now + (interval_s if self.job.stream else self._served.checkpoint_s)
+        return progress
 
     def take_progress(self) -> list[Progress]:
         """The next `tokens` events: of each sample, the text that became safe since its last one."""
@@ -125,8 +177,10 @@ class RunningJob:
                     event_id=f"{self._num_published}-0",
                     event=encode_event(event),
                     ttl_ms=max(self._served.ttl_ms(self.job), _LEAST_UNFINISHED_TTL_MS),
+                    drop=self._drops,
                 )
             )
+            self._drops = False
         return taken
 
     def end(self) -> tuple[list[Progress], Ending]:
@@ -134,13 +188,13 @@ class RunningJob:
         assert self.finished
         words = self._invalid_output()
         if words is not None:
-            return [], self.failure(Error(type="invalid_output", message=words))
+            return [], self.failure(error_of("invalid_output", words))
         done = self._done()
-        ending = self._ending(done, done.usage.completion_tokens)
+        ending = self._ending(done, self._num_dropped + done.usage.completion_tokens)
         size = len(ending.terminal)
         if size > MAX_RESULT_BYTES:
             words = f"the result has {size} bytes; the limit is {MAX_RESULT_BYTES}: ask for less in one job"
-            return [], self.failure(Error(type="result_too_large", message=words))
+            return [], self.failure(error_of("result_too_large", words))
         progress = self.take_progress() if self.job.stream else []
         last = progress.pop() if progress else None
         if last is not None:
@@ -148,17 +202,24 @@ class RunningJob:
         return progress, ending
 
     def failure(self, error: Error) -> Ending:
-        """A `failed` event for this job."""
+        """A `failed` event for this job, written unless another attempt may help and one is left."""
         failed = Failed(error=error, custom_id=self.job.custom_id)
-        return self._ending(failed, self._num_published)
+        ending = self._ending(failed, self._num_published)
+        if not error.retryable:
+            return ending
+        allowed = self._served.attempts(self.job)
+        return msgspec.structs.replace(ending, failure=Failure(error=error, max_attempts=allowed))
 
-    def _ending(self, event: Done | Failed, num_tokens: int) -> Ending:
+    def _ending(self, event: Done | Failed, count: int) -> Ending:
+        has_checkpoints = not self.job.stream and self._num_published > 0
         return Ending(
             lease=self.lease,
-            terminal_id=f"{num_tokens}-1",
+            terminal_id=f"{count}-1",
             terminal=encode_event(event),
             completed=isinstance(event, Done),
             result_ttl_ms=self._served.ttl_ms(self.job),
+            num_tokens=self.num_tokens,
+            tokens_id=DROP_TOKENS if has_checkpoints else "",
             batch=self.job.batch,
             row=self.job.row,
         )
@@ -181,6 +242,7 @@ class RunningJob:
             if job.kind == "generate" and params.prompt_logprobs is not None
             else None,
             fingerprint=self._served.ready.fingerprint,
+            resumed_from=self._resumed_from,
             custom_id=job.custom_id,
         )
 

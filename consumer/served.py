@@ -12,7 +12,7 @@ from penstock.messages import Job
 
 
 class Served(Struct, frozen=True, kw_only=True):
-    """The model that this consumer serves, and how its results are kept."""
+    """The model that this consumer serves, and what its consumer is set to do for jobs."""
 
     model: str
     """Its name to clients."""
@@ -21,6 +21,14 @@ class Served(Struct, frozen=True, kw_only=True):
     token_texts: TokenTexts
     defaults: Defaults
     result_ttl_s: int
+    max_attempts: int = 3
+    checkpoint_tokens: int = 256
+    checkpoint_s: float = 10.0
+
+    def attempts(self, job: Job | None) -> int:
+        """How often this job may fail in a way that is worth another try."""
+        wanted = job.max_attempts if job is not None else None
+        return wanted or self.max_attempts
 
     def ttl_ms(self, job: Job | None) -> int:
         """How long this job's result is kept."""

@@ -36,9 +36,18 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     lookahead: Annotated[int, Meta(ge=0)] = 8
     """Jobs claimed beyond the sequences that run, so that the engine never waits for the queue."""
     coalesce_ms: Annotated[int, Meta(ge=0)] = 50
-    """Least time between two `tokens` events of one job."""
+    """Least time between two `tokens` events of a streamed job."""
+    checkpoint_tokens: Annotated[int, Meta(ge=1)] = 256
+    """A job that does not stream publishes a checkpoint whenever it has this many new tokens: whoever
+    takes it after a death goes on from there."""
+    checkpoint_s: Annotated[float, Meta(gt=0, le=86_400)] = 10.0
+    """The same whenever this time has passed, whichever comes first."""
     max_engine_deaths: Annotated[int, Meta(ge=2)] = 5
     """A job that was in the engine at this many unexplained deaths fails, found to be the cause or not."""
+    max_attempts: Annotated[int, Meta(ge=1, le=100)] = 3
+    """How often a job may fail in a way that is worth another try, unless it says so itself."""
+    retry_delay_s: Annotated[float, Meta(ge=0, le=86_400)] = 1.0
+    """Longest delay after a job's first failed attempt; it doubles with each, up to a lease."""
 
     @property
     def lease_ms(self) -> int:

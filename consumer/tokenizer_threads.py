@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -15,11 +16,11 @@ from typing import TypeVar
 from msgspec import Struct
 
 from consumer.admission import Admission, JobRefused
+from consumer.failures import error_of
 from consumer.lease import Ending, Lease, Progress
 from consumer.running import EngineRefused, RunningJob
 from consumer.served import Served
 from engine.request import Output
-from penstock.messages import Error
 
 log = logging.getLogger(__name__)
 
@@ -59,9 +60,13 @@ class TokenizerThreads:
         return await _run(self._encoding, lambda: _admit(Admission(served), leases, published))
 
     async def digest(self, outputs: Sequence[tuple[RunningJob, Output]]) -> Digest:
-        """Turn a step's outputs into events: endings, and progress of what streams and is due."""
-        now = asyncio.get_running_loop().time()
+        """Turn a step's outputs into events: endings, and the progress that is due."""
+        now = time.monotonic()
         return await _run(self._decoding, lambda: _digest(outputs, now, self._interval_s))
+
+    async def checkpoint(self, jobs: Sequence[RunningJob]) -> list[Progress]:
+        """All that jobs can publish at this moment, whether they stream or not."""
+        return await _run(self._decoding, lambda: _checkpoint(jobs))
 
     def close(self) -> None:
         """Drop what has not begun."""
@@ -89,7 +94,7 @@ def _admit(
             endings.append(refused.ending)
         except Exception as error:  # whatever is wrong with one job must not end the others
             log.exception("internal error in the admission of job %s", lease.key)
-            endings.append(admission.broken(lease, error))
+            endings.append(admission.broken(lease, error, published.get(lease.request_id, ())))
     return jobs, endings
 
 
@@ -108,14 +113,25 @@ def _digest(outputs: Sequence[tuple[RunningJob, Output]], now: float, interval_s
                 progress, ending = job.end()
                 digest.progress += progress
                 digest.ended.append((job, ending))
-            elif job.job.stream and now >= job.next_progress_at and (progress := job.take_progress()):
-                job.next_progress_at = now + interval_s
-                digest.progress += progress
+            else:
+                digest.progress += job.due_progress(now, interval_s)
         except EngineRefused as error:
-            digest.ended.append((job, job.failure(Error(type=error.kind, message=str(error)))))
+            digest.ended.append((job, job.failure(error_of(error.kind, str(error)))))
         except Exception as error:  # whatever is wrong with one job must not end the others
             log.exception("internal error in job %s", job.lease.key)
-            failed = Error(type="engine_error", message=f"internal error: {error!r}")
+            failed = error_of("engine_error", f"internal error: {error!r}")
             digest.ended.append((job, job.failure(failed)))
             digest.broken.append(request_id)
     return digest
+
+
+def _checkpoint(jobs: Sequence[RunningJob]) -> list[Progress]:
+    progress: list[Progress] = []
+    for job in jobs:
+        if job.finished:  # its end says it all
+            continue
+        try:
+            progress += job.take_progress()
+        except Exception:  # whoever takes it next generates it again
+            log.exception("internal error in the checkpoint of job %s", job.lease.key)
+    return progress

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from msgspec.structs import replace
+
 from engine.batch import NO_TOKEN, NOTHING_ALLOWED, Batch, StepResult
 from engine.constraint import ConstraintViolated
 from engine.endings import ending_of
@@ -127,12 +129,12 @@ class Retirement:
             if not all(map(math.isfinite, embedding)):
                 outputs.append(self.fail(seq, NOT_FINITE))
                 continue
+            ended = seq.family.withheld or Output(
+                request_id=seq.request.request_id, token_ids=[], sample=seq.index, finish_reason="stop"
+            )
             outputs.append(
-                Output(
-                    request_id=seq.request.request_id,
-                    token_ids=[],
-                    sample=seq.index,
-                    finish_reason="stop",
+                replace(
+                    ended,
                     prompt_logprobs=seq.take_prompt_logprobs(),
                     embedding=embedding,
                     num_cached_tokens=seq.take_num_cached_tokens(),

@@ -17,7 +17,7 @@ from engine.batch import Batch, StepResult
 from engine.blocks import BlockManager
 from engine.constraint import Constraint, ConstraintViolated
 from engine.endings import ending_of_resumed
-from engine.request import Output, Request, refusal
+from engine.request import Output, Request, Sample, refusal
 from engine.retirement import Retirement
 from engine.running import RunningSet
 from engine.sequence import NO_ROW, NOT_STARTED, Family, Sequence
@@ -117,6 +117,8 @@ class Scheduler:
             )
         if family.live:
             self._queue(family)
+        elif outputs and request.kind == "generate" and request.params.prompt_logprobs is not None:
+            self._score_prompt(request, outputs.pop())
         return outputs
 
     def abort(self, request_id: str) -> bool:
@@ -200,6 +202,15 @@ class Scheduler:
             leader = family.leader
             members = [seq for seq in family.live.values() if seq.row != NO_ROW and seq.shares_prompt]
             assert leader in members if members else leader is None, "siblings wait for nobody"
+
+    def _score_prompt(self, request: Request, last: Output) -> None:
+        """All samples have ended in an earlier run, and no run has given the prompt's logprobs: they are
+        computed now, and the last of the ends waits for them."""
+        sample = Sample(index=last.sample)
+        family = Family(replace(request, kind="score", samples=[sample]))
+        family.withheld = last
+        family.live[last.sample] = Sequence(family, sample, self._eos, self.limits.max_model_len)
+        self._queue(family)
 
     def _queue(self, family: Family) -> None:
         request = family.request

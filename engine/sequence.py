@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Set
 
 from engine.constraint import Constraint
-from engine.request import Request, Sample, TokenLogprobs
+from engine.request import Output, Request, Sample, TokenLogprobs
 
 NO_ROW = -1
 NO_STEP = -1
@@ -154,7 +154,7 @@ class Sequence:
 class Family:
     """The samples of one request: they share their prompt's blocks."""
 
-    __slots__ = ("leader", "live", "request", "scorer")
+    __slots__ = ("leader", "live", "request", "scorer", "withheld")
 
     def __init__(self, request: Request) -> None:
         self.request = request
@@ -164,6 +164,8 @@ class Family:
         """A running one whose prompt the others share: they wait until it is scheduled through."""
         self.scorer: Sequence | None = None
         """The one that prompt logprobs come with."""
+        self.withheld: Output | None = None
+        """The last sample's end, until the prompt logprobs are there to come with it."""
 
     def forget(self, seq: Sequence) -> None:
         """A sample has ended; nothing here points at it any more."""

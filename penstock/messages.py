@@ -216,6 +216,9 @@ class Done(Struct, frozen=True, kw_only=True, tag="done", tag_field="type", omit
     prompt_logprobs: list[TokenLogprob] | None = None
     """Of the prompt's tokens from the second on, where asked for."""
     fingerprint: str = ""
+    """Model and precision that made the output, or the end of it where there is `resumed_from`."""
+    resumed_from: list[str] = []
+    """Other fingerprints under which the beginning of a streamed output was published."""
     custom_id: str | None = None
 
     @property

@@ -1,11 +1,11 @@
 -- Append `tokens` events to result streams of one lane's jobs whose leases are still held; renew those leases.
 -- KEYS: lane stream, then per event its result stream
 -- ARGV: group, consumer, then per event: entry id, deliveries, TTL (ms), tokens published before, event id,
---       event JSON
+--       event JSON, 'drop' to remove what was published before it or ''
 -- Reply: per event 1 (published, now or by a call whose reply was lost) or 0 (the lease is lost, or the stream
 --        lacks what was published before: the server lost it, and the job has to run again from what is there)
 local lane, group, consumer = KEYS[1], ARGV[1], ARGV[2]
-local WIDTH = 6
+local WIDTH = 7
 
 local function args_of(i)
   return unpack(ARGV, 3 + WIDTH * i, 2 + WIDTH * (i + 1))
@@ -35,11 +35,15 @@ end
 local published = {}
 for i = 0, #entries - 1 do
   local result = KEYS[2 + i]
-  local entry, _, ttl, earlier, id, event = args_of(i)
+  local entry, _, ttl, earlier, id, event, drop = args_of(i)
   published[i + 1] = 0
   if holding[entry] and count_in(result) >= tonumber(earlier) then
     local reply = redis.pcall('XADD', result, id, 'event', event)
-    if type(reply) ~= 'table' then redis.call('PEXPIRE', result, ttl) end
+    if type(reply) ~= 'table' then
+      -- Only once: a repeat of this call is refused above, and what it added stays.
+      if drop == 'drop' then redis.call('XTRIM', result, 'MAXLEN', 1) end
+      redis.call('PEXPIRE', result, ttl)
+    end
     if type(reply) ~= 'table' or string.find(reply.err, 'equal or smaller', 1, true) then
       published[i + 1] = 1
     end

@@ -7,9 +7,12 @@ folder:
 
 - `step_s`: seconds that a step takes; `max_model_len`
 - `log`: a file for what was asked of it, see `logged`
-- `die_after_tokens`, `restart_s`, `poison_tokens`: deaths
+- `die_after_tokens`, `restart_s`, `poison_tokens`: deaths; `last_words`: what it reports before the first
 - `eos_at`: by sample index as text, the position at which its end token comes
 - `says`: the text that every output is, an end token behind it
+- `fingerprint`: of model and precision
+- `fails`: what a prompt ends with, as a token, whose requests fail at their `fail_at`th token in the first
+  `fail_runs` runs of their job
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from typing import Any
 import msgspec
 
 from engine.config import EngineConfig
-from engine.messages import HEADER, Abort, Ready, Step, Submit, command_decoder, encode_frame
+from engine.messages import HEADER, Abort, Fatal, Ready, Step, Submit, command_decoder, encode_frame
 from engine.request import Output, Request, Sample, TokenLogprobs
 
 EOS = 257
@@ -59,6 +62,7 @@ class ScriptedEngine:
         self.waiting: list[tuple[Request, Sample]] = []
         self.running: dict[tuple[str, int], tuple[Request, int]] = {}
         self.ended: list[Output] = []
+        self.scored: set[str] = set()
         self.seen = 0
         self.buffer = b""
 
@@ -88,7 +92,7 @@ class ScriptedEngine:
         ready = Ready(
             model=self.config.model,
             model_path=self.config.model,
-            fingerprint="scripted",
+            fingerprint=self.script.get("fingerprint", "scripted"),
             max_model_len=self.script.get("max_model_len", 512),
             vocab_size=300,
             max_num_seqs=self.config.max_num_seqs,
@@ -188,16 +192,23 @@ class ScriptedEngine:
         params, prompt = request.params, request.prompt_token_ids
         self.seen += 1
         if self.seen == self.script.get("die_after_tokens") and self._first_life():
+            if "last_words" in self.script:
+                self._send(Fatal(self.script["last_words"]))
+                sys.exit(1)
             os.abort()
         if prompt[-1] in self.script.get("poison_tokens", []):
             os.abort()
+        if self._fails(request) and position == self.script.get("fail_at", 0):
+            del self.running[key]
+            return Output(request_id=request.request_id, token_ids=[], sample=key[1], error="it slipped")
         token = self._token(request, key[1], position)
         stopped = token == EOS and not params.ignore_eos
         ended = stopped or position + 1 >= params.max_tokens
         self.running[key] = (request, position + 1)
         if ended:
             del self.running[key]
-        first = position == 0 and params.prompt_logprobs is not None
+        first = params.prompt_logprobs is not None and request.request_id not in self.scored
+        self.scored.add(request.request_id)
         return Output(
             request_id=request.request_id,
             token_ids=[token],
@@ -218,6 +229,10 @@ class ScriptedEngine:
             return EOS
         return token_at(request.prompt_token_ids, position, sample)
 
+    def _fails(self, request: Request) -> bool:
+        run = int(request.request_id.rpartition("/")[2])
+        return request.prompt_token_ids[-1] == self.script.get("fails") and run <= self.script["fail_runs"]
+
     def _first_life(self) -> bool:
         marker = Path(self.config.model, "died")
         if marker.exists():
@@ -225,7 +240,7 @@ class ScriptedEngine:
         marker.touch()
         return True
 
-    def _send(self, message: Ready | Step) -> None:
+    def _send(self, message: Ready | Step | Fatal) -> None:
         self.link.setblocking(True)
         self.link.sendall(encode_frame(message))
 

@@ -256,6 +256,8 @@ async def test_an_engine_that_only_dies_ends_the_consumer_and_not_the_queue(
         with pytest.raises(EngineStartFailed, match="without finishing a job"):
             await make_consumer(redis_url, model).run()
     assert await redis.xlen(LANE) >= 50
+    pending = await redis.xpending_range(LANE, GROUP, "-", "+", 100)
+    assert {entry["consumer"] for entry in pending} == {b"-"}, "released for whoever has a better engine"
 
 
 async def test_a_lane_declared_while_the_consumer_is_busy_is_served(redis_url: str, tmp_path: Path) -> None:
@@ -279,7 +281,7 @@ async def test_a_strange_result_stream_or_heartbeat_stops_nobody(
     await redis.xgroup_create(LANE, GROUP, "0")
     await redis.xreadgroup(GROUP, "someone", {LANE: ">"})
     await redis.xclaim(LANE, GROUP, "-", 0, [entry], idle=10**6, justid=True)
-    async with Client(redis_url) as client, consuming(redis_url, model):
+    async with Client(redis_url) as client, consuming(redis_url, model, lease_s=3):
         done = await client.result(await client.submit(short("good")), timeout=10)
         assert done.text == expected_text("good", 5)
         assert (await client.result(job_id, timeout=10)).outputs[0].finish_reason == "length"

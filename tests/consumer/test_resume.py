@@ -149,6 +149,18 @@ def test_goes_on_after_any_of_its_events(name: str, process: InProcess, whole: l
         assert other.engine.scheduler.num_preemptions > 3
 
 
+def test_only_the_end_is_missing(process: InProcess, whole: list[RunOfJob]) -> None:
+    """All tokens are out, and the server lost the end: what is wanted of the prompt is computed again."""
+    runs = [process.admit(lease_of(JOBS[n], n, 2), run.events) for n, run in enumerate(whole)]
+    process.drive(runs)
+    wanted = 0
+    for run, expected in zip(runs, whole, strict=True):
+        check_same(run, expected, "only the end was missing")
+        terminal = expected.terminal
+        wanted += isinstance(terminal, Done) and bool(terminal.prompt_logprobs)
+    assert wanted > 3
+
+
 def test_goes_on_after_crash_upon_crash(process: InProcess, whole: list[RunOfJob]) -> None:
     """Whoever takes a job gets some steps done and what it has published stays: until nothing is left."""
     rng = random.Random(3)

@@ -102,6 +102,24 @@ def test_prompt_logprobs_come_once_with_the_lowest_sample() -> None:
     assert [output.prompt_logprobs for output in scheduler.update(batch, result)] == [[], []]
 
 
+def test_prompt_logprobs_come_where_all_samples_have_ended_before() -> None:
+    scheduler = scheduler_of(num_blocks=12, budget=4)
+    samples = [Sample(index=0, output_token_ids=[1, STOP]), Sample(index=1, output_token_ids=[1, 2, 1])]
+    outputs = scheduler.add(request("a", 6, max_tokens=3, samples=samples, prompt_logprobs=0))
+    assert [(output.sample, output.finish_reason) for output in outputs] == [(0, "stop")]
+    entries = [TokenLogprobs(-float(i), 1, []) for i in range(5)]
+    batch = scheduler.schedule()
+    (new,) = batch.new_rows
+    assert len(new.token_ids) == 6, "what is known of the output does not matter"
+    assert scheduler.update(batch, StepResult(token_ids=[], prompt_logprobs={new.row: entries[:4]})) == []
+    batch = scheduler.schedule()
+    result = StepResult(token_ids=[], prompt_logprobs={new.row: entries[4:]})
+    (output,) = scheduler.update(batch, result)
+    assert (output.sample, output.finish_reason, output.token_ids) == (1, "length", [])
+    assert output.prompt_logprobs == entries
+    assert not scheduler.has_work
+
+
 def test_a_preemption_does_not_double_prompt_logprobs() -> None:
     scheduler = scheduler_of(num_blocks=5, budget=32)
     scheduler.add(request("a", 7, max_tokens=9))

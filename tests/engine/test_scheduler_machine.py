@@ -35,6 +35,8 @@ class Asked:
     constrained: bool
     outputs: dict[int, list[int]]
     scorer: int | None = None
+    withheld: int | None = None
+    """A sample that has ended already: its end comes with the prompt's logprobs."""
     cached: dict[int, int] = field(default_factory=dict)
     """By sample: what its first row began with."""
     told: set[int] = field(default_factory=set)
@@ -157,7 +159,9 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert output.finish_reason == endings[output.sample]
             self.live.remove((request.request_id, output.sample))
         live = [index for index in sorted(indices) if (request.request_id, index) in self.live]
-        assert not any(endings.get(index) for index in live)
+        if len(live) == 1 and kind == "generate" and params.prompt_logprobs is not None:
+            asked.withheld = live[0] if endings.get(live[0]) else None
+        assert asked.withheld is not None or not any(endings.get(index) for index in live)
         if live and (kind == "score" or (kind == "generate" and params.prompt_logprobs is not None)):
             asked.scorer = live[0]
 
@@ -203,7 +207,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.results.append(self.runner.run(batch, sampled))
         for new in batch.new_rows:
             asked = self.asked[f"r{new.params.seed}"]
-            assert new.token_ids == asked.request.prompt_token_ids + asked.outputs[new.sample]
+            known = asked.outputs[new.sample] if asked.withheld is None else []
+            assert new.token_ids == asked.request.prompt_token_ids + known
             assert new.num_prompt_tokens == len(asked.request.prompt_token_ids)
             asked.cached.setdefault(new.sample, new.num_computed_tokens)
             is_mean = new.kind == "embed" and new.params.pooling == "mean"
@@ -217,7 +222,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             follower = self.scheduler.constraint_of(row)
             new = self.runner.rows[row].new
             asked = self.asked[f"r{new.params.seed}"]
-            if (asked.request.request_id, new.sample) not in self.live:
+            if (asked.request.request_id, new.sample) not in self.live or asked.withheld is not None:
                 assert follower is None
             elif asked.constrained:
                 assert isinstance(follower, Follower)
@@ -238,7 +243,11 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.live = {sample for sample in self.live if sample[0] != output.request_id}
             return
         self.check_first(asked, output)
-        if asked.request.kind == "generate":
+        if asked.withheld is not None:
+            assert not output.token_ids
+            ended = asked.ending(asked.outputs[output.sample], self.window)
+            assert (output.finish_reason, output.stop_token_id) == ended
+        elif asked.request.kind == "generate":
             assert len(output.token_ids) == 1
             so_far = asked.outputs[output.sample]
             so_far += output.token_ids
