@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN_PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
-.PHONY: demo test lint soak storm bench-step bench-grammars clean
+.PHONY: demo test lint soak storm bench-step bench-grammars bench-queue clean
 
 demo: $(VENV)/.installed
 	$(BIN)/penstock demo
@@ -29,6 +29,9 @@ bench-step: $(VENV)/.installed-dev
 
 bench-grammars: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.grammar_masks
+
+bench-queue: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.queue
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

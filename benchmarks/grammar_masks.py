@@ -19,7 +19,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ import numpy as np
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from benchmarks.step_overhead import surroundings
+from benchmarks.surroundings import surroundings
 from engine.config import EngineConfig
 from engine.constraint import ConstraintViolated
 from engine.engine import Engine
@@ -247,7 +246,7 @@ def main() -> int:
             figures["engine"] = measure_in_engine(Path(folder), end, args.rows, args.engine_steps, turns=4)
     for name, value in figures.items():
         print(f"{name:>14} {value}")
-    found = {**surroundings(), "llguidance": version("llguidance"), "figures": figures}
+    found = {**surroundings("torch", "llguidance"), "figures": figures}
     args.out.write_text(json.dumps(found, indent=2) + "\n")
     return 0
 

@@ -9,21 +9,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import engine.runner as engine_runner
+from benchmarks.surroundings import surroundings
 from engine.batch import Batch
 from engine.config import EngineConfig
 from engine.engine import Engine
@@ -157,34 +154,6 @@ def measure(
     }
 
 
-def surroundings() -> dict[str, Any]:
-    """Device, versions, commit: what a figure means nothing without."""
-    return {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "device": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "load_average": round(os.getloadavg()[0], 2),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "commit": _commit(),
-    }
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def _commit() -> str:
-    command = ["git", "describe", "--always", "--dirty"]
-    found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or "unknown"
-
-
 def print_table(rows: list[dict[str, Any]]) -> None:
     """One line per measurement."""
     print(
@@ -219,7 +188,12 @@ def main() -> int:
     print_table(rows)
     out = args.out or RESULTS / f"step_overhead-{args.shape}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
-    result = {"benchmark": "step_overhead", "shape": SHAPES[args.shape], **surroundings(), "rows": rows}
+    result = {
+        "benchmark": "step_overhead",
+        "shape": SHAPES[args.shape],
+        **surroundings("torch"),
+        "rows": rows,
+    }
     out.write_text(json.dumps(result, indent=2) + "\n")
     print(f"written to {out}")
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -34,11 +35,22 @@ def serve(make_consumer: Callable[[], Consumer]) -> int:
         run = uvloop.run
     try:
         refuse_clash()
+        _collect_rarely()
         run(_until_stopped(make_consumer))
     except PenstockError as error:
         logging.getLogger("consumer").error("%s", error)
         return MODEL_NOT_LOADED if isinstance(error, ModelNotLoaded) else 1
     return 0
+
+
+def _collect_rarely() -> None:
+    """Look for reference cycles after 50,000 new containers rather than 700.
+
+    A claim makes thousands of objects, all of which are freed by their counts; looking through them for
+    cycles that are not there took a tenth of the consumer's time.
+    """
+    gc.freeze()  # the modules loaded so far stay for good
+    gc.set_threshold(50_000, 20, 20)
 
 
 async def _until_stopped(make_consumer: Callable[[], Consumer]) -> None:

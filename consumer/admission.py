@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 import msgspec
@@ -102,10 +102,9 @@ class Admission:
             kind=job.kind,
         )
 
-    def _check_ids(self, name: str, token_ids: Iterable[int]) -> None:
-        largest = max(token_ids, default=0)
+    def _check_ids(self, name: str, token_ids: Collection[int]) -> None:
         size = self._served.ready.vocab_size
-        if largest >= size:
+        if token_ids and (largest := max(token_ids)) >= size:
             raise InvalidJob(f"`{name}` has {largest}; this model's ids go from 0 to {size - 1}")
 
     def _params(self, lease: Lease, job: Job, room: int) -> RequestParams:

@@ -16,20 +16,23 @@ import msgspec
 
 from consumer.lease import DROP_TOKENS, Ending, Lease, Progress
 from penstock import keys as k
+from penstock.command import Argument
 from penstock.errors import ServerError, ServerUnavailable
 from penstock.keys import JobId, Keys
 from penstock.link import Link
 from penstock.messages import Heartbeat, encode_error, encode_heartbeat
 from penstock.presence import alive_consumers, server_time_ms
-from penstock.scripts import BEAT, CLAIM, COMMIT, FAIL, PUBLISH, RELEASE, RENEW, RETIRE, Argument
+from penstock.scripts import BEAT, CLAIM, COMMIT, FAIL, PUBLISH, RELEASE, RENEW, RETIRE
 
 T = TypeVar("T")
+
+_JOB, _NONCE = k.JOB.encode(), k.NONCE.encode()
 
 _START = "0-0"
 """Of a scan for expired leases: it begins, or has come to the end of the lane's."""
 _RECLAIM_EVERY_S = 0.25
 """Between two such scans, unless there is word of a release."""
-_BATCH = 128
+_BATCH = 256
 """Jobs per script call: bounds how long one call keeps the server from others."""
 
 
@@ -255,14 +258,14 @@ def _commit_args(ending: Ending) -> list[Argument]:
 def _lease(lane: str, taken: Sequence[Any], now_ms: int) -> Lease:
     """A lease of one of the claim script's entries."""
     _, raw_entry, deliveries, charged, failures, flat = taken
-    fields, entry = _named(flat), _text(raw_entry)
-    nonce = fields.get(k.NONCE, b"").decode("ascii", "replace")
+    fields, entry = dict(zip(flat[::2], flat[1::2], strict=True)), _text(raw_entry)
+    nonce = fields.get(_NONCE, b"").decode("ascii", "replace")
     job_id = JobId(lane, entry, nonce if k.is_nonce(nonce) else None)
     return Lease(
         job_id=job_id,
         key=str(job_id),
         deliveries=deliveries,
-        job=fields.get(k.JOB),
+        job=fields.get(_JOB),
         charged=charged,
         num_failures=failures,
         waited_ms=max(now_ms - int(entry.partition("-")[0]), 0),

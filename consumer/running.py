@@ -68,6 +68,7 @@ class RunningJob:
         self._num_new = 0  # tokens since the last `tokens` events
         count = job.sampling_params.n if job.kind == "generate" else 0
         self._samples = [RunningSample(index, job.sampling_params, request, served) for index in range(count)]
+        self._num_unfinished = count  # of the samples; asked for often
         self._num_published = 0
         self._num_dropped = 0  # of these, tokens of checkpoints that are no longer there
         self._drops = False
@@ -83,7 +84,7 @@ class RunningJob:
         """Whether all samples have ended; of a job that generates nothing, whether its result is there."""
         if self._lacks_prompt:
             return self._pooled
-        return all(sample.finished for sample in self._samples) if self._samples else self._pooled
+        return self._num_unfinished == 0 if self._samples else self._pooled
 
     @property
     def num_tokens(self) -> int:
@@ -93,7 +94,7 @@ class RunningJob:
     @property
     def num_rows(self) -> int:
         """How many of the engine's sequences it takes."""
-        return sum(not sample.finished for sample in self._samples) if self._samples else 1
+        return self._num_unfinished if self._samples else 1
 
     def replay(self, published: Checkpoint) -> None:
         """Take over what earlier runs have published."""
@@ -103,6 +104,7 @@ class RunningJob:
         for index, sample in published.samples.items():
             self._samples[index].replay(sample)
             self._num_dropped -= len(sample.token_ids)
+        self._num_unfinished = sum(not sample.finished for sample in self._samples)
         wants_prompt = self.job.sampling_params.prompt_logprobs is not None
         # Nothing is left to generate, and what is wanted of the prompt was never published.
         self._lacks_prompt = bool(self._samples) and wants_prompt and self.finished
@@ -139,6 +141,7 @@ class RunningJob:
             return False  # behind a stop string
         sample.add(output)
         self._num_new += len(output.token_ids)
+        self._num_unfinished -= sample.finished
         if sample.finished and self.job.stream:
             self._next_progress_at = 0.0  # the rest of its text, held back until now, is due
         return sample.stopped_early

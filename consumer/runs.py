@@ -172,7 +172,7 @@ class Runs:
     def _run_of(self, request_id: str) -> RunningJob | None:
         """The running job of this request; None where it has ended, or the request is an earlier run's."""
         job = self._jobs.get(job_key(request_id))
-        return job if job is not None and job.lease.request_id == request_id else None
+        return job if job is not None and job.request.request_id == request_id else None
 
     def _end_expired(self) -> None:
         for key in self._deadlines.take_expired(time.monotonic()):

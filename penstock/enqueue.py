@@ -16,12 +16,13 @@ import msgspec
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import NoScriptError, ResponseError
 
+from penstock.command import Argument
 from penstock.errors import CursorMoved, InvalidJob, PenstockError
 from penstock.keys import Keys, check_idempotency_key
 from penstock.link import Link, receive, send
 from penstock.messages import Job, encode_job
 from penstock.refusals import in_our_words
-from penstock.scripts import ENQUEUE, Argument
+from penstock.scripts import ENQUEUE
 
 CHUNK_JOBS = 500
 CHUNK_BYTES = 1024 * 1024

@@ -59,6 +59,8 @@ class Subscription:
     def __init__(self, key: str, after: EntryId) -> None:
         self.key = key
         self.after = after
+        self.after_id = f"{after[0]}-{after[1]}"
+        """`after` as text: thousands of them go into every read."""
         self._entries: deque[Entry] = deque()
         self._error: Exception | None = None
         self._changed = asyncio.Event()
@@ -67,6 +69,7 @@ class Subscription:
         """Take an entry, unless it was taken before."""
         if place > self.after:
             self.after = place
+            self.after_id = entry[0]
             self._entries.append(entry)
             self._changed.set()
 
@@ -208,8 +211,7 @@ class Follower:
         self._known = self._added
         # Whoever joins during the read may be behind where it begins: it is not for them.
         readers = {key: list(self._streams[key]) for key in keys}
-        places = [min(reader.after for reader in readers[key]) for key in keys]
-        ids = [f"{count}-{sequence}" for count, sequence in places]
+        ids = [_least(readers[key]).after_id for key in keys]
         self._connection_id = connection_id
         try:
             block = ("BLOCK", self._block_ms)
@@ -229,8 +231,9 @@ class Follower:
             except PenstockError as error:
                 self._fail(key, error)
                 return
+            place = parse_entry_id(text)
             for reader in readers:
-                reader.offer(parse_entry_id(text), (text, event))
+                reader.offer(place, (text, event))
 
     async def _wake(self) -> None:
         """Wake the read under way until one is sent that knows all streams.
@@ -247,6 +250,11 @@ class Follower:
                 self._block_ms = SHORT_BLOCK_MS
                 return
             await asyncio.sleep(0.002)
+
+
+def _least(subscriptions: list[Subscription]) -> Subscription:
+    """Who is furthest behind in a stream; most often there is only one."""
+    return subscriptions[0] if len(subscriptions) == 1 else min(subscriptions, key=lambda one: one.after)
 
 
 def event_of(fields: list[bytes]) -> bytes:

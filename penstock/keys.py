@@ -64,7 +64,7 @@ class Keys(Struct, frozen=True):
 
     def result(self, job_id: str) -> str:
         """Stream of one job's events."""
-        return self._key("result", job_id)
+        return f"penstock:{{{self.shard}}}:result:{job_id}"  # one for each job: not put together from parts
 
     def batch(self, batch_id: str) -> str:
         """Hash of a batch's counters and cursor."""

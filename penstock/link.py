@@ -19,10 +19,11 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 
 from penstock.backoff import pauses
+from penstock.command import Argument, pack
 from penstock.errors import ServerUnavailable
 from penstock.pool import REPLY_TIMEOUT_S, open_pool
 from penstock.refusals import UNSENT, in_our_words, is_demoted
-from penstock.scripts import Argument, Script
+from penstock.scripts import Script
 
 T = TypeVar("T")
 
@@ -51,7 +52,7 @@ def _check_cancelled(before: int) -> None:
 async def send(connection: AbstractConnection, *args: Argument) -> None:
     """Send one command."""
     before = _cancellations()
-    await connection.send_command(*args)
+    await connection.send_packed_command(pack(args))
     try:
         _check_cancelled(before)
     except asyncio.CancelledError:

@@ -53,6 +53,9 @@ class Message(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tru
     name: Annotated[str, Meta(max_length=64)] | None = None
 
 
+_DEFAULT_POOLING: Final = PoolingParams()
+
+
 class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a client asks for. Exactly one of `prompt`, `messages` and `prompt_token_ids` is given."""
 
@@ -97,7 +100,7 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_de
             raise InvalidJob(f"a job has exactly one of `prompt`, `messages` and `prompt_token_ids`; {found}")
         if not getattr(self, given[0]):
             raise InvalidJob(f"`{given[0]}` is empty; a job needs at least one character, message or token")
-        if self.pooling_params != PoolingParams() and self.kind != "embed":
+        if self.pooling_params != _DEFAULT_POOLING and self.kind != "embed":
             raise InvalidJob(f"`pooling_params` are for jobs of kind `embed`; this one is `{self.kind}`")
         if self.kind != "generate":
             self._check_nothing_is_generated()

@@ -128,6 +128,18 @@ class SamplingParams(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 f"`min_tokens` is {self.min_tokens}; it must be at most `max_tokens` ({self.max_tokens})"
             )
         # JSON has no NaN and msgspec would write one as null, which reads as "not given".
+        # Looked at together first: this runs twice for every job.
+        if not math.isfinite(
+            (self.temperature or 0.0)
+            + (self.top_p or 0.0)
+            + (self.min_p or 0.0)
+            + self.presence_penalty
+            + self.frequency_penalty
+            + (self.repetition_penalty or 0.0)
+        ):
+            self._check_finite()
+
+    def _check_finite(self) -> None:
         for name in _FLOATS:
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):

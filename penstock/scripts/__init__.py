@@ -15,7 +15,7 @@ from msgspec import Struct
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
-Argument = str | bytes | int
+from penstock.command import Argument
 
 
 class Script(Struct, frozen=True):

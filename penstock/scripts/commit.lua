@@ -20,7 +20,7 @@ end
 
 local entries, deliveries = {}, {}
 for i = 0, #KEYS - FIRST_KEY do
-  entries[#entries + 1], deliveries[#deliveries + 1] = args_of(i)
+  entries[i + 1], deliveries[i + 1] = ARGV[5 + WIDTH * i], ARGV[6 + WIDTH * i]
 end
 local holding = held(lane, group, consumer, entries, deliveries)
 local ended, seen = {}, {}
@@ -57,14 +57,14 @@ local any_attempts = redis.call('HLEN', attempts) > 0
 local known = redis.call('HMGET', deficits, name, name .. ':cost')
 redis.call('XACK', lane, group, unpack(ended))
 redis.call('XDEL', lane, unpack(ended))
-local extra, cost, count = 0, 0, 0
+local extra, cost, count, rows = 0, 0, 0, {}
 for i = 0, #entries - 1 do
   local result = KEYS[FIRST_KEY + i]
   local _, _, charged, spent, ttl, tokens_id, tokens, terminal_id, terminal, counter, row = args_of(i)
   committed[i + 1] = 0
   if holding[i + 1] then
     if to_batch then
-      write_row(batch, done, counter, job_of(result), row, terminal, result)
+      rows[#rows + 1] = {counter, result, row, terminal}
     else
       write_result(result, ttl, tokens_id, tokens, terminal_id, terminal)
     end
@@ -76,6 +76,9 @@ for i = 0, #entries - 1 do
     committed[i + 1] = 1
   end
 end
+if to_batch then
+  write_rows(batch, done, rows)
+  keep_batch(batch, done)
+end
 if extra ~= 0 or count > 0 then settle(known, extra, cost, count) end
-if to_batch then keep_batch(batch, done) end
 return committed

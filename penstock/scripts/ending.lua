@@ -35,12 +35,6 @@ local function write_result(result, ttl, tokens_id, tokens, terminal_id, termina
   redis.call('PEXPIRE', result, ttl)
 end
 
-local function write_row(batch, done, counter, job_id, row, terminal, result)
-  redis.call('HINCRBY', batch, counter, 1)
-  redis.call('XADD', done, '*', 'job_id', job_id, 'row', row, 'event', terminal)
-  redis.call('DEL', result)
-end
-
 -- Whoever drives a batch deletes it; one that nobody has touched for so long, nobody will.
 local function keep_batch(batch, done)
   redis.call('PEXPIRE', batch, BATCH_TTL)
@@ -50,4 +44,17 @@ end
 -- The job's id is what its result stream is called.
 local function job_of(result)
   return string.match(result, ':result:(.+)$')
+end
+
+-- `rows`: {batch's counter, result stream, row, terminal event} of each. Their own streams go.
+local function write_rows(batch, done, rows)
+  local counts, results = {}, {}
+  for i, ended in ipairs(rows) do
+    local counter, result, row, terminal = unpack(ended)
+    counts[counter] = (counts[counter] or 0) + 1
+    redis.call('XADD', done, '*', 'job_id', job_of(result), 'row', row, 'event', terminal)
+    results[i] = result
+  end
+  for counter, count in pairs(counts) do redis.call('HINCRBY', batch, counter, count) end
+  if #results > 0 then redis.call('DEL', unpack(results)) end
 end

@@ -44,7 +44,7 @@ redis.call('XADD', dead, '*', 'job_id', job_id, 'job', job, 'event', terminal,
   'attempts', known .. record(0) .. '\n')
 redis.call('XTRIM', dead, 'MINID', '~', string.format('%.0f', math.max(now - tonumber(keep), 0)))
 if to_batch then
-  write_row(batch, done, 'failed', job_id, row, terminal, result)
+  write_rows(batch, done, {{'failed', result, row, terminal}})
   keep_batch(batch, done)
 else
   write_result(result, ttl, drop, '', terminal_id, terminal)

@@ -18,7 +18,7 @@ end
 
 local entries, deliveries = {}, {}
 for i = 0, #KEYS - 2 do
-  entries[#entries + 1], deliveries[#deliveries + 1] = args_of(i)
+  entries[i + 1], deliveries[i + 1] = ARGV[3 + WIDTH * i], ARGV[4 + WIDTH * i]
 end
 local holding = held(lane, group, consumer, entries, deliveries)
 local renewed = {}

@@ -1,15 +1,6 @@
 -- Prelude of every fenced script. A lease's token is (consumer, delivery count): both must still be what the
 -- caller was given at its claim. A missing group or stream (a flush, a failover) means that nothing is held.
 
--- Ids do not fit a double: compared part by part, as digits, the longer being the larger.
-local function before(a, b)
-  local a1, a2 = string.match(a, '^0*(%d+)-0*(%d+)$')
-  local b1, b2 = string.match(b, '^0*(%d+)-0*(%d+)$')
-  if a1 == b1 then a1, b1 = a2, b2 end
-  if #a1 ~= #b1 then return #a1 < #b1 end
-  return a1 < b1
-end
-
 local function holds(lane, group, consumer, entry, deliveries)
   local pending = redis.pcall('XPENDING', lane, group, entry, entry, 1)
   return not pending.err and pending[1] ~= nil
@@ -23,10 +14,15 @@ local function held(lane, group, consumer, entries, deliveries)
   local holding = {}
   local counts, whole = {}, #entries < 4
   if not whole then
-    local low, high = entries[1], entries[1]
+    -- Whole milliseconds: cheaper to compare than ids, which do not fit a double.
+    local low, high, least, most = '-', '+', math.huge, 0
     for _, entry in ipairs(entries) do
-      if before(entry, low) then low = entry elseif before(high, entry) then high = entry end
+      local ms = string.match(entry, '^%d+')
+      local at = tonumber(ms)
+      if at < least then low, least = ms, at end
+      if at > most then high, most = ms, at end
     end
+    if most > 2 ^ 53 then low, high = '-', '+' end -- ids made by hand: these would be rounded
     local limit = 4 * #entries
     local rows = redis.pcall('XPENDING', lane, group, low, high, limit, consumer)
     if rows.err then return holding end
