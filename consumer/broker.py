@@ -30,6 +30,8 @@ _JOB, _NONCE = k.JOB.encode(), k.NONCE.encode()
 
 _START = "0-0"
 """Of a scan for expired leases: it begins, or has come to the end of the lane's."""
+_RELEASED = "released"
+"""Of a claim that takes back only what has no owner."""
 _RECLAIM_EVERY_S = 0.25
 """Between two such scans, unless there is word of a release."""
 _BATCH = 256
@@ -99,8 +101,9 @@ class Broker:
         self._claim_control_id = self._control_id
         lanes = self._lanes
         args: list[Argument] = [k.GROUP, self.consumer, self._lease_ms, credit]
+        otherwise = _RELEASED if time.monotonic() < self._paused_until else ""
         for lane in lanes:
-            args += [lane, self._cursors.get(lane, _START) if reclaim else ""]
+            args += [lane, self._cursors.get(lane, _START) if reclaim else otherwise]
         names = [self.keys.lanes, self.keys.deficits, self.keys.attempts]
         reply = await self._link.script(CLAIM, [*names, *map(self.keys.jobs, lanes)], args)
         taken, states, now_ms = reply

@@ -5,7 +5,8 @@
 -- charged what the lane's jobs cost on average; `commit` settles the difference. Debts are bounded, so that a lane
 -- which had the queue for itself does not pay for that for ever.
 -- KEYS: lanes hash, deficits hash, attempts hash, then lane streams in the order of their names
--- ARGV: group, consumer, lease (ms), credit, then per lane its name and the reclaim cursor ('' skips reclaiming)
+-- ARGV: group, consumer, lease (ms), credit, then per lane its name and the reclaim cursor: '' to take nothing
+--       that was taken before, 'released' for what has no owner alone, as owners are given time to renew
 -- Reply: { { {lane index, entry id, deliveries, tokens charged, failed attempts, {field, value, ...}}, ... },
 --          { {last delivered id, next reclaim cursor}, ... one per lane }, server time (ms) }
 local lanes, deficits, attempts = KEYS[1], KEYS[2], KEYS[3]
@@ -69,6 +70,18 @@ local function reclaim(lane)
     end
   end
   lane.cursor = reply[1]
+end
+
+local function reclaim_released(lane)
+  local rows = redis.pcall('XPENDING', lane.key, group, 'IDLE', lease, '-', '+', credit, '-')
+  if rows.err or #rows == 0 then return end
+  local entries, deliveries = {}, {}
+  for i, row in ipairs(rows) do
+    entries[i], deliveries[row[1]] = row[1], row[4]
+  end
+  for _, entry in ipairs(redis.call('XCLAIM', lane.key, group, consumer, lease, unpack(entries))) do
+    if entry and entry[2] then take(lane, entry[1], deliveries[entry[1]] + 1, entry[2]) end
+  end
 end
 
 -- How many wait for their first consumer, and the last one that did not.
@@ -185,7 +198,11 @@ for index = 1, #KEYS - 3 do
   if is_served(lane, queue_paused) then served[#served + 1] = lane end
 end
 for _, lane in ipairs(served) do
-  if credit > 0 and lane.cursor ~= '' then reclaim(lane) end
+  if credit > 0 and lane.cursor == 'released' then
+    reclaim_released(lane)
+  elseif credit > 0 and lane.cursor ~= '' then
+    reclaim(lane)
+  end
 end
 for _, lane in ipairs(served) do
   lane.waiting = waiting(lane)

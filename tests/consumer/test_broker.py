@@ -102,7 +102,8 @@ async def test_who_starts_after_a_restart_of_the_server_lets_the_owners_renew_fi
     server = make_server(aof=True)
     link = Link(server.url)
     owner, other = (Broker(link, KEYS, name, 1_500) for name in ("owner.aaaa", "other.bbbb"))
-    (theirs,) = await claimed(server.url, owner)
+    theirs, released = await claimed(server.url, owner, 2)
+    await owner.release([released.lease])
     await owner.heartbeat(Heartbeat(model="m", phase="ready", at_ms=0, interval_ms=500))
     with server.client() as redis:  # what the downtime does
         entries = [theirs.lease.job_id.entry]
@@ -110,7 +111,10 @@ async def test_who_starts_after_a_restart_of_the_server_lets_the_owners_renew_fi
     server.kill()
     server.start()
     await link.patiently(lambda: other.start(take_over=None))
-    assert await other.claim(1) == []
+    (taken,) = await other.claim(2)
+    assert taken.job_id == released.lease.job_id
+    assert taken.deliveries == 2
+    assert await other.renew([taken]) == []
     assert await owner.renew([theirs.lease]) == []
     await link.aclose()
 
