@@ -34,6 +34,7 @@ _RELEASED = "released"
 """Of a claim that takes back only what has no owner."""
 _RECLAIM_EVERY_S = 0.25
 """Between two such scans, unless there is word of a release."""
+_MOST_PENDING = 10_000
 _BATCH = 256
 """Jobs per script call: bounds how long one call keeps the server from others."""
 
@@ -209,6 +210,30 @@ class Broker:
                 [self.keys.control, *(self._lane(lease) for lease in part)],
                 [k.GROUP, self.consumer, self._lease_ms, delay_ms, *self._fenced(part)[2:]],
             )
+
+    async def release_strays(self, held: Callable[[], Sequence[Lease]]) -> None:
+        """Give back what is pending for this consumer and is none of the leases that it holds.
+
+        Args:
+            held: asked once the server has answered, so that what was committed meanwhile is not missed.
+        """
+        for lane in self._lanes:
+            try:
+                pending = await self._link.command(
+                    "XPENDING", self.keys.jobs(lane), k.GROUP, "-", "+", _MOST_PENDING, self.consumer
+                )
+            except ServerUnavailable:
+                raise
+            except ServerError:
+                continue  # no group, or no lane: nothing is pending there
+            known = {(lease.job_id.entry, lease.deliveries) for lease in held() if lease.job_id.lane == lane}
+            entries = [(_text(entry), deliveries) for entry, _, _, deliveries in pending]
+            strays = [
+                Lease(job_id=JobId(lane, entry), key="", deliveries=deliveries, job=None)
+                for entry, deliveries in entries
+                if (entry, deliveries) not in known
+            ]
+            await self.release(strays)
 
     async def retire(self, names: str, *, spare: str = "") -> int:
         """Release all that consumers of this name (or prefix, with `*`) hold, and delete the names."""

@@ -150,7 +150,7 @@ class Consumer:
                 self._runs.drop_key(key)
 
     def _held(self) -> list[Lease]:
-        return [*self._intake.admitting, *self._runs.leases, *self._publisher.unwritten]
+        return [*self._intake.admitting, *self._runs.held]
 
     def _drop(self, lease: Lease) -> None:
         self._runs.drop(lease)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
 from consumer.broker import Broker
 from consumer.checkpoint import PublishedEvent
@@ -12,7 +12,7 @@ from consumer.lease import Lease
 from consumer.outage import Outage
 from consumer.runs import Runs
 from consumer.tokenizer_threads import TokenizerThreads
-from penstock.errors import ServerError
+from penstock.errors import ServerError, ServerUnavailable
 
 _IDLE_BLOCK_MS = 1_000
 """Longest wait for new jobs before expired leases are looked for again."""
@@ -45,6 +45,7 @@ class Intake:
         self._lookahead = lookahead
         self._cancelled: set[str] = set()
         self._samples_per_job = 1
+        self._unanswered = False
         self.admitting: list[Lease] = []
         """Claimed, and not running yet."""
 
@@ -56,7 +57,7 @@ class Intake:
                 self._runs.has_room.clear()
                 await self._runs.has_room.wait()
                 continue
-            self.admitting = await self._outage.patiently(lambda credit=credit: self._broker.claim(credit))
+            self.admitting = await self._outage.patiently(lambda credit=credit: self._claim(credit))
             claimed = len(self.admitting)
             if claimed:
                 await self._admit(last=claimed < credit)
@@ -69,6 +70,17 @@ class Intake:
     def cancel(self, keys: set[str]) -> None:
         """These jobs were cancelled: those that are being admitted will not run."""
         self._cancelled |= keys & {lease.key for lease in self.admitting}
+
+    async def _claim(self, credit: int) -> list[Lease]:
+        """Claim. What a claim took whose answer never came is given back first, not left to its lease."""
+        if self._unanswered:
+            await self._broker.release_strays(lambda: self._runs.held)
+            self._unanswered = False
+        try:
+            return await self._broker.claim(credit)
+        except ServerUnavailable:
+            self._unanswered = True
+            raise
 
     def _credit(self) -> int:
         """How many more jobs the engine can admit soon, if they have as many samples as the last ones."""
@@ -105,7 +117,7 @@ class Intake:
     async def _published(self, leases: Sequence[Lease]) -> dict[str, Sequence[PublishedEvent]]:
         """By request id, what earlier runs of jobs have published."""
 
-        def read(lease: Lease):
+        def read(lease: Lease) -> Awaitable[Sequence[PublishedEvent]]:
             return self._outage.patiently(lambda: self._broker.published(lease.job_id))
 
         found = await asyncio.gather(*map(read, leases))

@@ -56,9 +56,9 @@ class Runs:
         return len(self._jobs)
 
     @property
-    def leases(self) -> list[Lease]:
-        """Of all that run."""
-        return [job.lease for job in self._jobs.values()]
+    def held(self) -> list[Lease]:
+        """Of the jobs that run, and of those whose ends are not written yet."""
+        return [*(job.lease for job in self._jobs.values()), *self._publisher.unwritten]
 
     @property
     def num_rows(self) -> int:

@@ -79,13 +79,15 @@ async def test_a_lost_reply(
     lose = proxy.drop_reply if fate == "drop" else proxy.cut_reply
     rule = lose(name, skip=0 if name in ("claim", "renew") else 1)
     await crowd.join(16, num_tokens=80 if name == "renew" else NUM_TOKENS)  # many renewals long
-    consumer = start(proxy.url, model, lease_s=0.9 if name in ("claim", "renew") else 30)
+    consumer = start(proxy.url, model, lease_s=0.9 if name == "renew" else 30)
     await crowd.check(server)
     await until(rule.done.is_set, "the reply was never asked for")
     await until(lambda: consumer.said(ENDS), "the end of the trouble is not told")
     runs = [request_id for request_id, _ in logged(model.parent / "requests.log", "request")]
     if name == "claim":
-        assert any(run.endswith("/2") for run in runs), "what was claimed unheard came back by its lease"
+        assert any(run.endswith("/2") for run in runs), (
+            "what was claimed unheard is given back, and not left to its lease"
+        )
     elif name != "renew":
         assert (consumer.said(BEGINS), consumer.said(ENDS)) == (1, 1)
         assert len(runs) == 16, "no job ran twice"
