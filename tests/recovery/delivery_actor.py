@@ -108,8 +108,6 @@ class Actor:
     unheard: set[str] = field(default_factory=set)
     """Jobs cancelled since it last listened."""
     reclaims: bool = True
-    is_silent: bool = False
-    """Its last heartbeat is so old that it is taken for dead."""
 
     @classmethod
     async def start(cls, link: Link, name: str, lanes: set[str], take_over: str | None) -> Actor:

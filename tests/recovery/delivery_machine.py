@@ -34,6 +34,8 @@ class DeliveryMachine(ClientRules):
         super().__init__(connections)
         self.link = connections.link
         self.num_started = 0
+        self.silent: set[str] = set()
+        """Names whose last heartbeat is so old that they are taken for dead."""
         self.actors = [self.start("alpha"), self.start("beta")]
         first = [Job(prompt="x", stream=n % 3 > 0) for n in range(8)]
         self.accept(self.do(self.client.submit_many(first)), DEFAULT_LANE, first, [""] * len(first))
@@ -218,8 +220,7 @@ class DeliveryMachine(ClientRules):
             for job in self.model.live():
                 if job.owner.startswith(f"{name}."):
                     self.model.retired(job.owner, new.lanes)
-            for actor in self.actors:
-                actor.is_silent = actor.is_silent and not actor.name.startswith(f"{name}.")
+            self.silent = {other for other in self.silent if not other.startswith(f"{name}.")}
         if is_known or len(self.actors) >= MAX_ACTORS:
             self.actors.remove(old)
         self.actors.append(new)
@@ -231,18 +232,20 @@ class DeliveryMachine(ClientRules):
         at_ms = 1 if is_silent else 4_000_000_000_000
         beat = f'{{"model":"m","phase":"ready","at_ms":{at_ms},"interval_ms":20000}}'
         self.server.hset(KEYS.consumers, actor.name, beat)
-        actor.is_silent = is_silent
+        if is_silent:
+            self.silent.add(actor.name)
+        else:
+            self.silent.discard(actor.name)
 
-    @precondition(lambda self: any(actor.is_silent for actor in self.actors))
+    @precondition(lambda self: self.silent)
     @rule(who=PICK)
     def sweep(self, who: int) -> None:
         """The silent are taken for dead, and their leases released; nobody else's are."""
         actor = self.actor(who)
         expected = 0
-        for other in self.actors:
-            if other.is_silent and other is not actor:
-                expected += self.model.retired(other.name, actor.lanes)
-                other.is_silent = False  # its heartbeat is gone as well
+        for name in self.silent - {actor.name}:
+            expected += self.model.retired(name, actor.lanes)
+            self.silent.remove(name)  # its heartbeat is gone as well
         assert self.do(actor.broker.sweep()) == expected
 
     @invariant()

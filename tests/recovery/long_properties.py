@@ -13,10 +13,9 @@ from pathlib import Path
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-import consumer.broker
 from tests.conftest import Server
 from tests.recovery.delivery_machine import DeliveryMachine
-from tests.recovery.delivery_server import Connections
+from tests.recovery.delivery_server import Connections, reclaiming_at_once
 
 
 def main() -> None:
@@ -26,7 +25,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--no-shrink", action="store_true", help="show the first failure as it was found")
     args = parser.parse_args()
-    setattr(consumer.broker, "_RECLAIM_EVERY_S", 0.0)  # noqa: B010 - as the test does by monkeypatch
     phases = [Phase.explicit, Phase.reuse, Phase.generate]
     limits = settings(
         max_examples=args.examples,
@@ -39,7 +37,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="penstock-") as folder:
         server = Server(Path(folder)).start()
         try:
-            with Connections(server.url) as connections:
+            with reclaiming_at_once(), Connections(server.url) as connections:
                 run_state_machine_as_test(lambda: DeliveryMachine(connections), settings=limits)
         finally:
             server.kill()

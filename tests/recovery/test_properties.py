@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.recovery.delivery_machine import DeliveryMachine
-from tests.recovery.delivery_server import Connections
+from tests.recovery.delivery_server import Connections, reclaiming_at_once
 
 SETTINGS = settings(
     max_examples=120,
@@ -18,8 +17,6 @@ SETTINGS = settings(
 )
 
 
-def test_delivery(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Every claim looks for expired leases, not one in a quarter of a second.
-    monkeypatch.setattr("consumer.broker._RECLAIM_EVERY_S", 0.0)
-    with Connections(redis_url) as connections:
+def test_delivery(redis_url: str) -> None:
+    with reclaiming_at_once(), Connections(redis_url) as connections:
         run_state_machine_as_test(lambda: DeliveryMachine(connections), settings=SETTINGS)
