@@ -96,7 +96,9 @@ class Model:
 
     def may_claim(self, job: KnownJob, reclaims: bool) -> bool:
         """Whether a consumer that claims now may be given the job."""
-        waits = job.phase == "queued" or (reclaims and job.phase in ("held", "released") and job.claimable)
+        free = job.phase == "released" and job.claimable
+        expired = reclaims and job.phase == "held" and job.claimable
+        waits = job.phase == "queued" or free or expired
         return waits and not self.is_paused(job.lane)
 
     def claimed(self, lease: Lease, consumer: str, reclaims: bool) -> None:
