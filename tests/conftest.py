@@ -24,6 +24,10 @@ BINARY = os.environ.get("PENSTOCK_TEST_SERVER") or str(get_binary_path())
 
 START_TIMEOUT_S = 20
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Run in the background of a shell: the programs that tests start would inherit it, and never hear Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 class Server:
     """A server process with a data folder of its own.

@@ -84,7 +84,7 @@ def test_an_older_lease_is_told_from_a_newer_one_in_one_call(queue: Queue, other
     assert renew(queue, "me", asked) == [1, 0, *[1] * others, 0, 1]
     args: list[Argument] = [GROUP, "me"]
     for job in leases:
-        args += [job.entry, job.deliveries, TTL_MS, 0, "1-0", "{}"]
+        args += [job.entry, job.deliveries, TTL_MS, 0, "1-0", "{}", ""]
     published = queue.run(PUBLISH, [LANE, *(job.result for job in leases)], args)
     assert published == [1, 0, *[1] * others, 0, 1]
     assert queue.commit(first, "me", 1) is False
