@@ -22,8 +22,8 @@ class Served(Struct, frozen=True, kw_only=True):
     defaults: Defaults
     result_ttl_s: int
     max_attempts: int = 3
-    checkpoint_tokens: int = 256
-    checkpoint_s: float = 10.0
+    checkpoint_tokens: int = 128
+    checkpoint_s: float = 2.0
 
     def attempts(self, job: Job | None) -> int:
         """How often this job may fail in a way that is worth another try."""

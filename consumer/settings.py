@@ -37,10 +37,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Jobs claimed beyond the sequences that run, so that the engine never waits for the queue."""
     coalesce_ms: Annotated[int, Meta(ge=0)] = 50
     """Least time between two `tokens` events of a streamed job."""
-    checkpoint_tokens: Annotated[int, Meta(ge=1)] = 256
+    checkpoint_tokens: Annotated[int, Meta(ge=1)] = 128
     """A job that does not stream publishes a checkpoint whenever it has this many new tokens: whoever
     takes it after a death goes on from there."""
-    checkpoint_s: Annotated[float, Meta(gt=0, le=86_400)] = 10.0
+    checkpoint_s: Annotated[float, Meta(gt=0, le=86_400)] = 2.0
     """The same whenever this time has passed, whichever comes first."""
     max_engine_deaths: Annotated[int, Meta(ge=2)] = 5
     """A job that was in the engine at this many unexplained deaths fails, found to be the cause or not."""
