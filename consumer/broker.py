@@ -55,6 +55,7 @@ class Broker:
         self.consumer = consumer
         self._lease_ms = lease_ms
         self._lanes: list[str] = [k.DEFAULT_LANE]
+        self._lanes_stale = False
         self._cursors: dict[str, str] = {}
         self._delivered: dict[str, str] = {}
         self._control_id = "0-0"
@@ -89,13 +90,17 @@ class Broker:
         declared = await self._link.command("HKEYS", self.keys.lanes)
         names = {_text(lane) for lane in declared} | {k.DEFAULT_LANE}
         self._lanes = sorted(names - {k.WHOLE_QUEUE})
+        self._lanes_stale = False
 
     def connection_lost(self) -> None:
         """Pause reclaiming: idle times have counted the outage, and owners need a moment to renew."""
         self._reclaim_from = self._paused_until = time.monotonic() + self._lease_ms / 3000
+        self._lanes_stale = True  # notices may have come and gone
 
     async def claim(self, credit: int) -> list[Lease]:
         """Take up to `credit` jobs: expired and released ones first, then new ones, in the lanes' shares."""
+        if self._lanes_stale:
+            await self._refresh_lanes()
         # Looking for expired leases costs the server more than the claim itself: not at every one.
         reclaim = time.monotonic() >= self._reclaim_from
         # Whatever control says after this moment, the claim may not have seen.
@@ -200,7 +205,10 @@ class Broker:
             *(ending.tokens_id if ending.tokens_id == DROP_TOKENS else "", ending.terminal_id),
             *(ending.terminal, "" if ending.row is None else ending.row, DEAD_LETTER_TTL_MS),
         ]
-        return _OUTCOMES[await self._link.script(FAIL, names, args)]
+        outcome = _OUTCOMES[await self._link.script(FAIL, names, args)]
+        if outcome == "dead":
+            await self.settle(lease, ending.num_tokens)
+        return outcome
 
     async def release(self, leases: Sequence[Lease], delay_ms: int = 0) -> None:
         """Give leases back, to be claimed by anyone after `delay_ms`."""
@@ -246,7 +254,13 @@ class Broker:
 
     async def sweep(self) -> int:
         """Retire whoever is dead, so that names don't pile up; gives how many leases that released."""
+        await self._refresh_lanes()  # the notice of a lane may have been trimmed before it was read
         return await self.retire("?", spare=self.consumer)
+
+    async def settle(self, lease: Lease, num_tokens: int) -> None:
+        """Have a lane pay for a job that nobody commits: one that was cancelled, or is a dead letter."""
+        owed = lease.charged - num_tokens
+        await self._link.command("HINCRBYFLOAT", self.keys.deficits, lease.job_id.lane, owed)
 
     async def published(self, job_id: JobId) -> list[tuple[str, bytes]]:
         """What earlier runs of this job have published: (event id, event JSON), oldest first."""

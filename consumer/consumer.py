@@ -20,6 +20,7 @@ from consumer.lease import Lease
 from consumer.outage import Outage
 from consumer.publisher import Publisher
 from consumer.pulse import Pulse
+from consumer.running import RunningJob
 from consumer.runs import Runs
 from consumer.settings import Settings
 from consumer.tasks import Tasks
@@ -132,6 +133,12 @@ class Consumer:
                     f"consumer {name} serves {beat.model!r} on this queue, not {mine!r}; stop it first, "
                     "or give this model a queue of its own with --shard"
                 )
+            if abs(3 * beat.interval_ms - self._settings.lease_ms) > 3:
+                log.warning(
+                    "consumer %s has leases of about %g s, not %g: whose are shorter takes live jobs from "
+                    "the others; give all consumers of a queue the same --lease-s",
+                    *(name, 3 * beat.interval_ms / 1000, self._settings.lease_s),
+                )
 
     def _on_phase(self) -> None:
         """The engine is in another phase: say so, and claim anew where it can take jobs."""
@@ -146,8 +153,16 @@ class Consumer:
                 lambda: self._broker.wait_for_cancelled(self._outage.block_ms(BLOCK_MS))
             )
             self._intake.cancel(cancelled)
-            for key in cancelled:
-                self._runs.drop_key(key)
+            for job in [self._runs.drop_key(key) for key in cancelled]:
+                if job is not None:
+                    await self._settle(job)
+
+    async def _settle(self, job: RunningJob) -> None:
+        """What a cancelled job has cost so far, its lane pays; as well as may be."""
+        try:
+            await self._broker.settle(job.lease, job.num_tokens)
+        except ServerError as error:
+            log.info("what job %s has cost was not charged to its lane: %s", job.lease.key, error)
 
     def _held(self) -> list[Lease]:
         return [*self._intake.admitting, *self._runs.held]
@@ -213,5 +228,7 @@ class Consumer:
         leases, self._intake.admitting = self._intake.admitting, []
         try:
             await self._broker.release(leases)
+            # Of a claim that was under way, the answer never came.
+            await self._broker.release_strays(lambda: self._runs.held)
         except ServerError as error:
             log.warning("could not release %d jobs, their leases will expire: %s", len(leases), error)

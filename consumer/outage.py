@@ -25,10 +25,12 @@ class Outage:
         """Begin well.
 
         Args:
-            on_unavailable: called at every failure that means an absent server, or a broken connection to it.
+            on_unavailable: called when an absent server, or a broken connection to it, is first met, and
+                when that is over.
         """
         self._on_unavailable = on_unavailable
         self._failing: set[Hashable] = set()
+        self._unavailable = False
         self._since = 0.0
 
     def failed(self, who: Hashable, error: ServerError) -> None:
@@ -38,7 +40,8 @@ class Outage:
         if not self._failing:
             self._since = time.monotonic()
         self._failing.add(who)
-        if isinstance(error, ServerUnavailable):
+        if isinstance(error, ServerUnavailable) and not self._unavailable:
+            self._unavailable = True
             self._on_unavailable()
 
     def worked(self, who: Hashable) -> None:
@@ -48,10 +51,18 @@ class Outage:
         self._failing.remove(who)
         if not self._failing:
             log.warning("the server is well again, after %.1f s", time.monotonic() - self._since)
+            self._came_back()
 
     def gave_up(self, who: Hashable) -> None:
         """Note that a call of `who` is not wanted any more, whether it works by now or not."""
         self._failing.discard(who)
+        if not self._failing:
+            self._came_back()
+
+    def _came_back(self) -> None:
+        if self._unavailable:
+            self._unavailable = False
+            self._on_unavailable()
 
     async def patiently(
         self, call: Callable[[], Awaitable[T]], trouble: type[ServerError] = ServerError
@@ -70,6 +81,11 @@ class Outage:
         finally:
             self.gave_up(call)
         raise AssertionError("pauses never end")
+
+    @property
+    def lasts(self) -> bool:
+        """Whether some call is failing now."""
+        return bool(self._failing)
 
     def block_ms(self, wanted: int) -> int:
         """How long a read may block: only briefly while the trouble lasts, so that its end shows."""

@@ -87,7 +87,7 @@ class Pulse:
                     await self._quickened.wait()
 
     async def _sweep_if_due(self) -> None:
-        if time.monotonic() < self._sweep_at:
+        if time.monotonic() < self._sweep_at or self._outage.lasts:
             return
         self.put_off_sweep()
         try:

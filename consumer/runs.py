@@ -116,10 +116,11 @@ class Runs:
         if job is not None:
             self._stop(job)
 
-    def drop_key(self, key: str) -> None:
-        """The same by the job's id."""
+    def drop_key(self, key: str) -> RunningJob | None:
+        """The same by the job's id; gives what was stopped."""
         if (job := self._jobs.get(key)) is not None:
             self._stop(job)
+        return job
 
     async def follow(self) -> None:
         """Take the engine's steps for ever.

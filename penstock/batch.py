@@ -1,7 +1,8 @@
 """Batches: jobs whose ends are collected, row by row, in one stream.
 
-The batch's hash counts; its done stream has one entry per finished row with the whole terminal event. Neither
-expires while the batch is open: whoever drives it trims what is safely stored elsewhere, and deletes it.
+The batch's hash counts; its done stream has one entry per finished row with the whole terminal event. Whoever
+drives it trims what is safely stored elsewhere, and deletes it; a batch that nobody deletes expires 30 days
+after its last row was enqueued or ended.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from penstock.enqueue import (
     with_keys,
 )
 from penstock.errors import JobFailed, JobLost, ResultTimeout, ServerUnavailable
-from penstock.follower import Entry, Follower, Subscription, is_terminal
+from penstock.follower import Entry, Follower, Subscription, is_terminal, parse_entry_id
 from penstock.keys import (
     DEFAULT_LANE,
     DEFAULT_SHARD,
@@ -305,6 +305,7 @@ class Client:
     async def _entries(self, job_id: str, after: str) -> AsyncGenerator[Entry, None]:
         """Entries of a job's result stream, up to the terminal one."""
         parsed = JobId.parse(job_id)
+        parse_entry_id(after)
         if is_terminal(after):
             return
         with self._follower.follow(self._keys.result(job_id), after) as subscription:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 from msgspec import Struct
 
@@ -13,6 +11,7 @@ from penstock.follower import parse_entry_id
 from penstock.keys import ATTEMPTS, EVENT, JOB, JOB_ID, JobId, Keys, new_nonce
 from penstock.link import Link
 from penstock.messages import (
+    Error,
     Failed,
     Job,
     decode_job,
@@ -99,13 +98,29 @@ def _job(letter: DeadLetter) -> Job:
 
 
 def _letter(entry_id: bytes, fields: list[bytes]) -> DeadLetter:
-    values: dict[bytes, Any] = dict(zip(fields[::2], fields[1::2], strict=True))
-    event = decode_terminal(values[EVENT.encode()])
-    assert isinstance(event, Failed)
+    values: dict[bytes, bytes] = dict(zip(fields[::2], fields[1::2], strict=True))
     return DeadLetter(
         letter_id=entry_id.decode(),
-        job_id=values[JOB_ID.encode()].decode(),
-        job=values[JOB.encode()],
-        event=event,
-        attempts=decode_attempts(values[ATTEMPTS.encode()]),
+        job_id=values.get(JOB_ID.encode(), b"").decode(errors="replace"),
+        job=values.get(JOB.encode(), b""),
+        event=_event(values.get(EVENT.encode(), b"")),
+        attempts=_attempts(values.get(ATTEMPTS.encode(), b"")),
     )
+
+
+def _event(data: bytes) -> Failed:
+    """The end in a letter: one that cannot be read must not hide the other letters."""
+    try:
+        event = decode_terminal(data)
+    except msgspec.DecodeError:
+        event = None
+    if isinstance(event, Failed):
+        return event
+    return Failed(error=Error(type="unreadable", message="the letter's event is not one of penstock's"))
+
+
+def _attempts(data: bytes) -> list[Attempt]:
+    try:
+        return decode_attempts(data)
+    except msgspec.DecodeError:
+        return []

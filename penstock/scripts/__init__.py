@@ -42,11 +42,11 @@ class Script(Struct, frozen=True):
 
 
 ENQUEUE: Final = Script.load("enqueue")
-CANCEL: Final = Script.load("cancel")
-STATUS: Final = Script.load("status")
+CANCEL: Final = Script.load("entry", "cancel")
+STATUS: Final = Script.load("entry", "status")
 CONFIGURE: Final = Script.load("configure")
 REQUEUE: Final = Script.load("requeue")
-CLAIM: Final = Script.load("claim")
+CLAIM: Final = Script.load("entry", "claim")
 RENEW: Final = Script.load("token", "renew")
 PUBLISH: Final = Script.load("token", "publish")
 COMMIT: Final = Script.load("token", "ending", "commit")

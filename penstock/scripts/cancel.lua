@@ -8,14 +8,6 @@ local group, entry, nonce, job_id, ttl, row, event = unpack(ARGV)
 
 local BATCH_TTL = 30 * 86400 * 1000 -- ms after the last row was enqueued or ended
 
-local function nonce_of(fields)
-  local nonce = ''
-  for i = 1, #fields, 2 do
-    if fields[i] == 'nonce' then nonce = fields[i + 1] end
-  end
-  return #nonce == 16 and string.match(nonce, '^[0-9a-f]+$') or ''
-end
-
 local found = redis.call('XRANGE', lane, entry, entry)[1]
 if not found or nonce_of(found[2]) ~= nonce then return 0 end
 -- These reads refuse keys of a wrong type before the first write.

@@ -29,12 +29,6 @@ local function with_group(lane, command)
   return reply
 end
 
-local function as_map(flat)
-  local map = {}
-  for i = 1, #flat, 2 do map[flat[i]] = flat[i + 1] end
-  return map
-end
-
 local function settings_of(name)
   local known = redis.call('HGET', lanes, name)
   if not known or known == '{}' then return {} end
@@ -45,8 +39,8 @@ end
 
 -- How often the job has failed: only of those delivered before, who are few.
 local function failures(lane, entry, fields)
-  local nonce = as_map(fields)['nonce'] or ''
-  local suffix = #nonce == 16 and string.match(nonce, '^[0-9a-f]+$') and '.' .. nonce or ''
+  local nonce = nonce_of(fields)
+  local suffix = nonce ~= '' and '.' .. nonce or ''
   local known = redis.call('HGET', attempts, lane.name .. '.' .. entry .. suffix) or ''
   local _, count = string.gsub(known, '\n', '')
   return count

@@ -12,6 +12,8 @@ for i = 2, #ARGV, 2 do
   settings[ARGV[i]] = value
 end
 local encoded = cjson.encode(settings)
+-- Deleted first: a full server refuses a script's first write if it needs memory.
+redis.call('HDEL', lanes, name)
 redis.call('HSET', lanes, name, encoded)
 -- Whoever waits for jobs looks again.
 redis.call('XADD', control, 'MAXLEN', '~', 10000, '*', 'lane', name)

@@ -13,7 +13,7 @@ end
 -- `tokens_id`: '' for nothing but the end; 'drop' to remove the checkpoints of a job that does not stream.
 local function write_result(result, ttl, tokens_id, tokens, terminal_id, terminal)
   if tokens_id == 'drop' then
-    redis.call('XTRIM', result, 'MAXLEN', 0)
+    redis.pcall('XTRIM', result, 'MAXLEN', 0)
   elseif tokens_id ~= '' then
     -- A job resumed after its last tokens event was published repeats that event: the server refuses it.
     redis.pcall('XADD', result, tokens_id, 'event', tokens)

@@ -13,5 +13,5 @@ for i = 1, #KEYS - 1 do
     any = true
   end
 end
-if any then redis.call('XADD', KEYS[1], 'MAXLEN', '~', 1000, '*', 'wake', 'released') end
+if any then redis.call('XADD', KEYS[1], 'MAXLEN', '~', 10000, '*', 'wake', 'released') end
 return released

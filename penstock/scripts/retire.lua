@@ -56,5 +56,5 @@ end
 for _, name in ipairs(redis.call('HKEYS', KEYS[2])) do
   if matches(name) then redis.call('HDEL', KEYS[2], name) end
 end
-if released > 0 then redis.call('XADD', KEYS[1], 'MAXLEN', '~', 1000, '*', 'wake', 'released') end
+if released > 0 then redis.call('XADD', KEYS[1], 'MAXLEN', '~', 10000, '*', 'wake', 'released') end
 return released

@@ -11,17 +11,6 @@
 local lane, result, lanes, attempts = unpack(KEYS)
 local group, entry, nonce, name, job_id = unpack(ARGV)
 
-local function as_map(flat)
-  local map = {}
-  for i = 1, #flat, 2 do map[flat[i]] = flat[i + 1] end
-  return map
-end
-
-local function nonce_of(fields)
-  local nonce = as_map(fields)['nonce'] or ''
-  return #nonce == 16 and string.match(nonce, '^[0-9a-f]+$') or ''
-end
-
 -- Ids do not fit a double: compared part by part, as digits, the longer being the larger.
 local function compare(a, b)
   local a1, a2 = string.match(a, '^0*(%d+)-0*(%d+)$')

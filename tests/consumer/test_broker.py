@@ -10,7 +10,7 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from consumer.broker import Broker
-from consumer.lease import Progress
+from consumer.lease import Ending, Progress
 from penstock.client import Client
 from penstock.keys import GROUP, Keys
 from penstock.link import Link
@@ -161,3 +161,42 @@ async def test_renewing_an_older_lease_does_not_hide_the_newer_one(
     (second,) = await Broker(link, KEYS, "node.aaaa", 60_000).claim(1)  # its next look for expired leases
     assert await broker.renew([second, first.lease]) == [first.lease]
     assert await broker.renew([first.lease, second]) == [first.lease]
+
+
+async def test_a_lane_whose_notice_was_missed_is_found_after_an_outage(
+    redis: Redis, redis_url: str, broker: Broker
+) -> None:
+    async with Client(redis_url) as client:
+        job_id = await client.submit("x", lane="missed")
+    await redis.delete(KEYS.control)  # as if it had been trimmed
+    assert await broker.claim(1) == []
+    broker.connection_lost()
+    assert [lease.key for lease in await broker.claim(1)] == [job_id]
+
+
+async def test_a_lane_pays_for_what_its_cancelled_jobs_have_cost(
+    redis: Redis, redis_url: str, broker: Broker
+) -> None:
+    """Else whoever cancels just before the end computes for nothing."""
+    async with Client(redis_url) as client:
+        for lane in ("cancels", "honest"):
+            await client.submit_many(["x"] * 600, lane)
+        broker.connection_lost()
+        cost = dict.fromkeys(("cancels", "honest"), 0)
+        for _ in range(100):
+            for lease in await broker.claim(4):
+                cost[lease.job_id.lane] += 1000
+                if lease.job_id.lane == "cancels":
+                    assert await client.cancel(lease.key)
+                    await broker.settle(lease, 1000)
+                else:
+                    ending = Ending(
+                        lease=lease,
+                        terminal_id="1-1",
+                        terminal=b"{}",
+                        completed=True,
+                        result_ttl_ms=1000,
+                        num_tokens=1000,
+                    )
+                    assert await broker.commit([ending]) == []
+    assert cost["cancels"] < 1.5 * cost["honest"]

@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from consumer.broker import Broker
 from consumer.consumer import Consumer
+from consumer.lease import Lease
 from penstock.client import Client
 from penstock.keys import GROUP, Keys
 from penstock.messages import Done, Event, Job, SamplingParams, Tokens, decode_event
+from penstock.status import JobStatus, Leased, Released
 from tests.consumer.models import save_model
 from tests.consumer.running import consuming, make_consumer
 from tests.consumer.scripted_engine import logged, token_at
@@ -45,6 +48,15 @@ async def until_published(redis: Redis, job_id: str, count: int) -> None:
         while True:
             last = await redis.xrevrange(Keys().result(job_id), count=1)
             if last and int(last[0][0].partition(b"-")[0]) >= count:
+                return
+            await asyncio.sleep(0.01)
+
+
+async def until_status(client: Client, job_id: str, wanted: type[JobStatus]) -> None:
+    """Wait until the job is in this state."""
+    async with asyncio.timeout(10):
+        while True:
+            if isinstance(await client.status(job_id), wanted):
                 return
             await asyncio.sleep(0.01)
 
@@ -213,3 +225,35 @@ async def test_a_job_whose_tokens_are_all_out_still_gets_its_prompts_log_probabi
     assert done.outputs == whole.outputs
     assert done.prompt_logprobs == whole.prompt_logprobs
     assert done.prompt_logprobs
+
+
+class LateBroker(Broker):
+    """Claims are carried out; the answers of all but the first never come."""
+
+    answers = 1
+
+    async def claim(self, credit: int) -> list[Lease]:
+        leases = await super().claim(credit)
+        if leases:
+            self.answers -= 1
+        if self.answers < 0:
+            await asyncio.Event().wait()
+        return leases
+
+
+async def test_a_drain_gives_back_what_a_claim_under_way_has_taken(
+    redis: Redis, redis_url: str, tmp_path: Path
+) -> None:
+    slow = save_model(tmp_path / "slow", {"step_s": 0.05})
+    async with Client(redis_url) as client:
+        running = await client.submit(asked(60, stream=True))
+        consumer = make_consumer(redis_url, slow, grace_s=30, broker_type=LateBroker)
+        task = asyncio.create_task(consumer.run())
+        await until_published(redis, running, 1)
+        unheard = await client.submit(asked(5))
+        await until_status(client, unheard, Leased)
+        consumer.stop()
+        await until_status(client, unheard, Released)
+        assert isinstance(await client.status(running), Leased), "it has its grace"
+        assert (await client.result(running, 20)).text == expected_text(60)
+        await task

@@ -375,3 +375,20 @@ async def test_events_ignore_fields_of_newer_consumers() -> None:
     newer = b'{"type":"done","outputs":[],"usage":{"prompt_tokens":1,"completion_tokens":2,"x":1},'
     newer += b'"model":"m","y":[]}'
     assert isinstance(decode_event(newer), Done)
+
+
+async def test_a_dead_letter_that_cannot_be_read_hides_no_other(
+    client: Client, redis: Redis, worker: Worker
+) -> None:
+    await redis.xadd(KEYS.dead, {"job_id": "standard.1-0", "event": "{", "attempts": "?\n"})
+    (letter,) = await client.dead_letters()
+    assert (letter.job_id, letter.event.error.type, letter.attempts) == ("standard.1-0", "unreadable", [])
+    with pytest.raises(InvalidJob, match=f"dead letter {letter.letter_id}"):
+        await client.requeue(letter.letter_id)
+    assert await client.drop(letter.letter_id)
+
+
+async def test_what_is_no_event_id_is_not_taken_for_the_end(client: Client) -> None:
+    job_id = await client.submit("x")
+    with pytest.raises(ValueError, match="is not a stream entry's id"):
+        await anext(client.stream(job_id, after="junk-1"))

@@ -197,7 +197,13 @@ async def test_a_full_server_refuses_and_keeps_what_it_has(make_server: Callable
         accepted = list(caught.value.accepted)
         with server.client() as plain:
             assert plain.xlen(KEYS.jobs("standard")) == len(accepted) > 100
+            plain.config_set("maxmemory", "1mb")  # to the brim, and beyond
+        await client.pause()
+        await client.set_lane("standard", weight=2, max_jobs=10)
+        with server.client() as plain:
+            plain.config_set("maxmemory", "20mb")
         assert all(
             [await client.cancel(job_id) for job_id in accepted]
         )  # cancelling frees, and works when full
+        await client.set_lane("standard", max_jobs=None)
         await client.submit("there is room again")
