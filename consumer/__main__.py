@@ -19,6 +19,9 @@ MODEL_NOT_LOADED = 3
 """Exit status that tells whoever starts consumers that another start would not help; 2 are wrong flags."""
 
 
+_SAME_SIGNAL_S = 0.1
+
+
 def serve(make_consumer: Callable[[], Consumer]) -> int:
     """Run a consumer until SIGTERM or SIGINT has drained it, and give the exit status.
 
@@ -56,8 +59,17 @@ def _collect_rarely() -> None:
 async def _until_stopped(make_consumer: Callable[[], Consumer]) -> None:
     consumer = make_consumer()
     loop = asyncio.get_running_loop()
+    heard_at = -_SAME_SIGNAL_S
+
+    def stop() -> None:
+        nonlocal heard_at
+        # The death of one parent with several threads may be told several times, within milliseconds.
+        if loop.time() - heard_at >= _SAME_SIGNAL_S:
+            heard_at = loop.time()
+            consumer.stop()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, consumer.stop)
+        loop.add_signal_handler(number, stop)
     await consumer.run()
 
 

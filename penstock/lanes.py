@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta, Struct
@@ -10,6 +10,9 @@ from msgspec import Meta, Struct
 from penstock.keys import DEFAULT_LANE, GROUP, WHOLE_QUEUE, Keys
 from penstock.link import Link
 from penstock.scripts import CONFIGURE
+
+LANE_PAUSED: Final = "its lane is paused"
+QUEUE_PAUSED: Final = "the queue is paused"
 
 
 class LaneSettings(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -74,6 +77,17 @@ async def configure(link: Link, keys: Keys, lane: str, settings: dict[str, Any])
     for name, value in settings.items():
         args += [name, msgspec.json.encode(value).decode()]
     return _settings_decoder.decode(await link.script(CONFIGURE, [keys.lanes, keys.control], args))
+
+
+async def paused_words(link: Link, keys: Keys, lane: str) -> str | None:
+    """That the queue or the lane is paused, in words; None where neither is.
+
+    Raises:
+        ServerError: the server cannot be asked.
+    """
+    found: list[bytes | None] = await link.command("HMGET", keys.lanes, WHOLE_QUEUE, lane)
+    queue_paused, lane_paused = (data is not None and _settings(data).paused for data in found)
+    return QUEUE_PAUSED if queue_paused else LANE_PAUSED if lane_paused else None
 
 
 async def _read_lane(link: Link, keys: Keys, name: str, settings: LaneSettings) -> Lane:

@@ -11,6 +11,7 @@ Field names follow OpenAI and vLLM where those have one.
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from typing import Annotated, Any, Final, Literal
 
@@ -100,6 +101,8 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_de
             raise InvalidJob(f"a job has exactly one of `prompt`, `messages` and `prompt_token_ids`; {found}")
         if not getattr(self, given[0]):
             raise InvalidJob(f"`{given[0]}` is empty; a job needs at least one character, message or token")
+        if self.deadline_s is not None and not math.isfinite(self.deadline_s):
+            raise InvalidJob(f"`deadline_s` is {self.deadline_s}; it must be a number")  # JSON would drop it
         if self.pooling_params != _DEFAULT_POOLING and self.kind != "embed":
             raise InvalidJob(f"`pooling_params` are for jobs of kind `embed`; this one is `{self.kind}`")
         if self.kind != "generate":

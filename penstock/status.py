@@ -9,14 +9,15 @@ from msgspec import Struct
 
 from penstock.attempts import Attempt, decode_attempts
 from penstock.keys import GROUP, JobId, Keys
+from penstock.lanes import LANE_PAUSED, QUEUE_PAUSED
 from penstock.link import Link
 from penstock.messages import Done, Failed, decode_event
 from penstock.presence import alive_consumers, in_words
 from penstock.scripts import STATUS
 
-WaitsFor = Literal["turn", "consumer", "model", "resume"]
+WaitsFor = Literal["turn", "consumer", "model", "resume", "lane"]
 """A job waits for its turn; for a consumer, as none is alive; for a model, as none has finished loading; or
-for the queue, or its lane, to be resumed."""
+for the queue, or its lane, to be resumed; or for its lane to be declared, after a raw XADD."""
 
 
 class Queued(Struct, frozen=True, kw_only=True, tag="queued", tag_field="state"):
@@ -88,7 +89,7 @@ async def read_status(link: Link, keys: Keys, job_id: JobId) -> JobStatus:
         ServerError: the server cannot be asked.
     """
     status = _decode(await _ask(link, keys, job_id))
-    if not isinstance(status, Queued | Released) or status.waits_for == "resume":
+    if not isinstance(status, Queued | Released) or status.waits_for in ("resume", "lane"):
         return status
     consumers = await alive_consumers(link, keys)
     why = in_words(consumers)
@@ -114,12 +115,15 @@ async def _ask(link: Link, keys: Keys, job_id: JobId) -> list[Any]:
     )
 
 
-LANE_PAUSED = "its lane is paused"
-QUEUE_PAUSED = "the queue is paused"
+_UNDECLARED = (
+    "its lane is not declared, so that no consumer knows of it; enqueue by the client or the script, or "
+    "declare it with `penstock lanes set`"
+)
 _PAUSED: dict[bytes, tuple[WaitsFor, str]] = {
     b"": ("turn", ""),
     b"lane": ("resume", LANE_PAUSED),
     b"queue": ("resume", QUEUE_PAUSED),
+    b"undeclared": ("lane", _UNDECLARED),
 }
 
 

@@ -30,6 +30,7 @@ from penstock.batch import Batch, FinishedRow
 from penstock.client import Client
 from penstock.errors import BatchUnknown, CursorMoved, QueueFull, ServerFull, ServerUnavailable
 from penstock.keys import Keys
+from penstock.lanes import paused_words
 from penstock.link import Link
 from penstock.messages import Job
 from penstock.presence import alive_consumers, in_words
@@ -262,7 +263,8 @@ class Run:
             raise _Rejoin
         link = Link(self._server)
         try:
-            self._progress.wait(in_words(await alive_consumers(link, self._keys)))
+            paused = await paused_words(link, self._keys, self._plan.lane)
+            self._progress.wait(paused or in_words(await alive_consumers(link, self._keys)))
             waiting = int(await link.command("XLEN", self._keys.jobs(self._plan.lane)))
         finally:
             await link.aclose()

@@ -12,10 +12,11 @@ import msgspec
 from penstock.attempts import Attempt
 from penstock.client import Client
 from penstock.keys import DEFAULT_LANE, JobId
+from penstock.lanes import LANE_PAUSED
 from penstock.link import Link
 from penstock.messages import Done, Failed
 from penstock.presence import server_time_ms
-from penstock.status import LANE_PAUSED, Ended, Expired, JobStatus, Leased, Lost, Queued, Released, Unknown
+from penstock.status import Ended, Expired, JobStatus, Leased, Lost, Queued, Released, Unknown
 from producer.errors import UsageError
 from producer.where import Where, find_server
 

@@ -22,7 +22,9 @@ local is_batch, is_keyed = batch ~= lane, #KEYS >= FIRST_KEY
 local function setting(field, of)
   local known = redis.call('HGET', lanes, of)
   if not known or known == '{}' then return nil end
-  return cjson.decode(known)[field]
+  -- What somebody wrote there by hand may be anything.
+  local sound, settings = pcall(cjson.decode, known)
+  return sound and type(settings) == 'table' and settings[field] or nil
 end
 
 -- By Little's law, the time in which as many jobs leave the lane as are to come, if it is in a steady state.
@@ -60,7 +62,7 @@ for i = FIRST, #ARGV, 2 do
   if not known[place] and not (key and new[key]) then jobs = jobs + 1 end
   if key then new[key] = true end
 end
-limit = tonumber(setting('max_jobs', name) or setting('max_jobs', '*') or limit)
+limit = tonumber(setting('max_jobs', name)) or tonumber(setting('max_jobs', '*')) or tonumber(limit)
 if jobs > 0 and length + jobs > limit then
   return redis.error_reply(string.format('QUEUEFULL %.0f %.0f %.0f', length, limit, hint(jobs, length)))
 end

@@ -1,9 +1,9 @@
 -- Say where a job is, from what is there: nothing keeps a status. Every step is logarithmic or better.
 -- KEYS: lane stream, result stream, lanes hash, attempts hash
 -- ARGV: group, entry id, nonce ('' for a raw entry), lane name, job id
--- Reply: {'queued', about how many are ahead, paused}   `paused` is '', 'lane' or 'queue'
+-- Reply: {'queued', about how many are ahead, why it is held up}   '', 'lane' or 'queue' (paused), 'undeclared'
 --        {'leased', consumer, deliveries, ms since the lease was taken or renewed, failed attempts}
---        {'released', deliveries, ms of idle time, failed attempts, paused}   each attempt a JSON object and a newline
+--        {'released', deliveries, ms of idle time, failed attempts, why it is held up}   each attempt a JSON object and a newline
 --        {'ended', event id, event JSON}
 --        {'expired'}   the server gave out this id, and there is nothing left of the job
 --        {'lost'}      parts are left, but nothing will ever finish the job
@@ -51,7 +51,9 @@ local function is_paused(of)
   return sound and type(settings) == 'table' and settings['paused'] == true
 end
 
-local function paused()
+-- Why no consumer takes it up; '' where some will.
+local function held_up()
+  if name ~= 'standard' and redis.call('HEXISTS', lanes, name) == 0 then return 'undeclared' end
   return is_paused('*') and 'queue' or is_paused(name) and 'lane' or ''
 end
 
@@ -60,13 +62,13 @@ local function of_entry()
   if not lease.err and lease[1] then
     local _, consumer, idle, deliveries = unpack(lease[1])
     local failed = redis.call('HGET', attempts, job_id) or ''
-    if consumer == '-' then return {'released', deliveries, idle, failed, paused()} end
+    if consumer == '-' then return {'released', deliveries, idle, failed, held_up()} end
     return {'leased', consumer, deliveries, idle, failed}
   end
   local pending, delivered = group_info()
   -- Delivered and owned by no one: an XACK or XGROUP DELCONSUMER by hand. No consumer will be given it again.
   if compare(entry, delivered) <= 0 then return {'lost'} end
-  return {'queued', ahead(pending, delivered), paused()}
+  return {'queued', ahead(pending, delivered), held_up()}
 end
 
 local found = redis.call('XRANGE', lane, entry, entry)[1]

@@ -392,3 +392,24 @@ async def test_what_is_no_event_id_is_not_taken_for_the_end(client: Client) -> N
     job_id = await client.submit("x")
     with pytest.raises(ValueError, match="is not a stream entry's id"):
         await anext(client.stream(job_id, after="junk-1"))
+
+
+async def test_a_raw_entry_in_a_lane_that_nobody_declared_says_so(client: Client, redis: Redis) -> None:
+    entry = (await redis.xadd(KEYS.jobs("tenant"), {"job": '{"prompt":"x"}'})).decode()
+    status = await client.status(f"tenant.{entry}")
+    assert isinstance(status, Queued)
+    assert status.waits_for == "lane"
+    assert "penstock lanes set" in status.detail
+    await client.set_lane("tenant", weight=1)
+    assert (await client.status(f"tenant.{entry}")).waits_for == "consumer"  # type: ignore[union-attr] - Queued
+
+
+async def test_settings_that_somebody_spoiled_by_hand_keep_nobody_out(client: Client, redis: Redis) -> None:
+    for spoiled in ("{", "[]", '{"max_jobs":"abc"}'):
+        await redis.hset(KEYS.lanes, mapping={"spoiled": spoiled, "*": spoiled})
+        assert await client.submit("x", lane="spoiled")
+
+
+def test_a_deadline_that_is_no_number_is_refused() -> None:
+    with pytest.raises(InvalidJob, match="deadline_s"):
+        Job(prompt="x", deadline_s=float("nan"))
