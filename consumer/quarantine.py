@@ -1,8 +1,9 @@
 """Who is to blame when the engine dies: policy, without I/O.
 
 A first death may be chance: everybody is readmitted at once. Where jobs die a second time together, one of
-them is poison, and they are suspects: readmitted one at a time, each having to survive a step before the next
-joins. Whoever is joining when the engine dies is the poison, and ends; the others go on.
+them is poison, and they are suspects: readmitted one at a time, each having to survive some steps before the
+next joins. Whoever is joining when the engine dies is tried once more, with nobody else in the engine; who
+dies alone is the poison, and ends; the others go on.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Container, Iterable
 
+TRIAL_STEPS = 3
+"""Steps with output that a suspect survives: what a prefill or a decode brings about shows in the first two."""
 _SUSPECT_AT = 2
 """Deaths at which a job becomes a suspect."""
 
@@ -20,8 +23,10 @@ class Quarantine:
     def __init__(self) -> None:
         self._deaths: dict[str, int] = {}
         self._waiting: deque[str] = deque()
+        self._accused: set[str] = set()  # joined at a death, and others were there: to be tried alone
+        self._num_survived = 0
         self.joining: str | None = None
-        """The suspect that has yet to survive a step."""
+        """The suspect that has yet to survive its first steps."""
 
     @property
     def active(self) -> bool:
@@ -36,8 +41,14 @@ class Quarantine:
     def engine_died(self, running: Iterable[str], limit: int) -> list[str]:
         """Take note of a death. Gives who ends: the poison, or those that saw `limit` unexplained deaths."""
         in_engine = [key for key in running if key not in self._waiting]
-        if self.joining is not None:
-            ended = [self.joining]
+        if (accused := self.joining) is not None:
+            if len(in_engine) > 1 and accused not in self._accused:
+                self._accused.add(accused)
+                self._waiting.extendleft([accused])
+                self._waiting.extend(key for key in in_engine if key != accused)
+                self.joining = None
+                return []
+            ended = [accused]
         else:
             for key in in_engine:
                 self._deaths[key] = self._deaths.get(key, 0) + 1
@@ -57,17 +68,23 @@ class Quarantine:
         """The next suspect to try, once nobody else is joining; None where there is none."""
         if self.joining is None and self._waiting:
             self.joining = self._waiting.popleft()
+            self._num_survived = 0
             return self.joining
         return None
 
     def survived(self, keys: Container[str | None]) -> None:
         """These jobs were in a step that the engine lived through."""
-        if self.joining in keys:
+        if self.joining is None or self.joining not in keys:
+            return
+        self._num_survived += 1
+        if self._num_survived >= TRIAL_STEPS:
+            self._accused.discard(self.joining)
             self.joining = None
 
     def forget(self, key: str) -> None:
         """The job has ended, or is not ours any more."""
         self._deaths.pop(key, None)
+        self._accused.discard(key)
         if key in self._waiting:
             self._waiting.remove(key)
         if key == self.joining:

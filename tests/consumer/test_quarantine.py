@@ -6,40 +6,61 @@ import random
 
 import pytest
 
-from consumer.quarantine import Quarantine
+from consumer.quarantine import TRIAL_STEPS, Quarantine
 
 
-def run_to_the_end(jobs: list[str], poison: set[str], order: random.Random) -> list[str]:
-    """Play an engine that dies in the first step of any poison job; gives who was blamed."""
+def run_to_the_end(jobs: list[str], poison: dict[str, int], order: random.Random) -> list[str]:
+    """Play an engine that dies in the n-th step of a poison job in it; gives who was blamed."""
     quarantine = Quarantine()
     running, blamed = dict.fromkeys(jobs), list[str]()
-    in_engine = set(jobs)
-    for _ in range(1000):
+    steps = dict.fromkeys(jobs, 0)  # of those in the engine
+    for _ in range(2000):
         if not running:
             return blamed
-        if in_engine & poison:
+        steps = {key: count + 1 for key, count in steps.items()}
+        if any(poison.get(key) == count for key, count in steps.items()):
             for key in quarantine.engine_died(list(running), limit=5):
                 blamed.append(key)
                 del running[key]
-            in_engine = set() if quarantine.active else set(running)
+            steps = {} if quarantine.active else dict.fromkeys(running, 0)
         else:
-            quarantine.survived(in_engine)
-            if in_engine:
-                ended = order.choice(sorted(in_engine))
-                in_engine.remove(ended)
-                del running[ended]
+            quarantine.survived(steps)
+            healthy = sorted(steps.keys() - poison.keys())
+            if healthy and order.random() < 0.2:
+                ended = order.choice(healthy)
+                del steps[ended], running[ended]
                 quarantine.forget(ended)
         if (key := quarantine.next_to_join()) is not None:
-            in_engine.add(key)
+            steps[key] = 0
     raise AssertionError("it never ends")
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(100))
 def test_the_poison_is_found_and_nobody_else_is_blamed(seed: int) -> None:
     order = random.Random(seed)
     jobs = [f"job {n}" for n in range(order.randrange(1, 12))]
-    poison = set(order.sample(jobs, order.randrange(0, min(4, len(jobs)) + 1)))
-    assert set(run_to_the_end(jobs, poison, order)) == poison
+    poisonous = order.sample(jobs, order.randrange(0, min(4, len(jobs)) + 1))
+    poison = {key: order.randint(1, TRIAL_STEPS) for key in poisonous}
+    assert set(run_to_the_end(jobs, poison, order)) == poison.keys()
+
+
+def test_who_joins_when_another_kills_is_tried_alone_and_cleared() -> None:
+    quarantine = Quarantine()
+    for _ in range(2):
+        assert quarantine.engine_died(["late poison", "innocent"], limit=9) == []
+    assert quarantine.next_to_join() == "late poison"
+    for _ in range(TRIAL_STEPS):
+        quarantine.survived(["late poison"])
+    assert quarantine.next_to_join() == "innocent"
+    assert quarantine.engine_died(["late poison", "innocent"], limit=9) == []
+    assert quarantine.next_to_join() == "innocent"
+    assert quarantine.waiting == {"late poison"}, "it is alone"
+    for _ in range(TRIAL_STEPS):
+        quarantine.survived(["innocent"])
+    assert quarantine.next_to_join() == "late poison"
+    assert quarantine.engine_died(["late poison", "innocent"], limit=9) == []
+    assert quarantine.next_to_join() == "late poison"
+    assert quarantine.engine_died(["late poison"], limit=9) == ["late poison"]
 
 
 def test_unexplained_deaths_end_at_the_limit() -> None:
@@ -48,7 +69,8 @@ def test_unexplained_deaths_end_at_the_limit() -> None:
     while not quarantine.engine_died(["a"], limit=3):
         deaths += 1
         while (key := quarantine.next_to_join()) is not None:
-            quarantine.survived([key])  # it dies later, of something that its first step does not show
+            for _ in range(TRIAL_STEPS):
+                quarantine.survived([key])  # it dies later, of something that its first steps do not show
     assert deaths == 2
 
 
@@ -59,6 +81,7 @@ def test_who_comes_meanwhile_waits_behind_the_suspects() -> None:
     quarantine.engine_died(["a", "b"], limit=5)
     quarantine.join_later(["c"])
     assert [quarantine.next_to_join(), quarantine.next_to_join()] == ["a", None]
-    quarantine.survived(["a"])
+    for _ in range(TRIAL_STEPS):
+        quarantine.survived(["a"])
     quarantine.forget("b")
     assert quarantine.next_to_join() == "c"
