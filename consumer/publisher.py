@@ -100,8 +100,8 @@ class Publisher:
         log.warning("%d leases are lost, %s first: the jobs run or end elsewhere", len(lost), lost[0].key)
         for lease in lost:
             self._on_lost(lease)
-        # Where only the stream is gone, the lease is still ours: others may have it at once. But a server that
-        # has lost its last second may have handed it to us again, by the same token: to a new run.
+        # Where only the stream is gone, the lease is still ours: others may have it at once. But a server
+        # that has lost its last second may have handed it to us again, by the same token, for a new run.
         held = {(lease.job_id, lease.deliveries) for lease in self._held()}
         await self._broker.release([lease for lease in lost if (lease.job_id, lease.deliveries) not in held])
 
