@@ -159,6 +159,7 @@ class Admission:
             completed=False,
             result_ttl_ms=self._served.ttl_ms(job),
             tokens_id=DROP_TOKENS if has_checkpoints else "",
+            num_before=count_of(published) if job is not None and job.stream else 0,
             batch=labels.batch,
             row=labels.row,
         )

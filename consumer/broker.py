@@ -7,6 +7,7 @@ changes nothing.
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -38,6 +39,8 @@ _MOST_PENDING = 10_000
 _BATCH = 256
 """Jobs per script call: bounds how long one call keeps the server from others."""
 
+_serials = itertools.count(1)
+"""Of leases, over all brokers of this process: no two have the same."""
 
 DEAD_LETTER_TTL_MS: Final = 30 * 86400 * 1000
 """Dead letters are kept for so long; older ones go as new ones come."""
@@ -174,7 +177,7 @@ class Broker:
         return lost
 
     async def commit(self, endings: Sequence[Ending]) -> list[Lease]:
-        """End jobs; gives back leases that were lost, whose ends were not written."""
+        """End jobs; gives back leases that are lost, or whose stream the server lost: no end was written."""
         by_batch: dict[str | None, list[Ending]] = {}
         for ending in endings:
             by_batch.setdefault(ending.batch, []).append(ending)
@@ -294,7 +297,7 @@ def _commit_args(ending: Ending) -> list[Argument]:
     if ending.batch is not None:
         counter = k.COMPLETED if ending.completed else k.FAILED
         tail += [counter, "" if ending.row is None else ending.row]
-    return [*head, ending.result_ttl_ms, *tail]
+    return [*head, ending.result_ttl_ms, ending.num_before, *tail]
 
 
 def _lease(lane: str, taken: Sequence[Any], now_ms: int) -> Lease:
@@ -312,6 +315,7 @@ def _lease(lane: str, taken: Sequence[Any], now_ms: int) -> Lease:
         num_failures=failures,
         waited_ms=max(now_ms - int(entry.partition("-")[0]), 0),
         claimed_at=time.monotonic(),
+        serial=next(_serials),
     )
 
 

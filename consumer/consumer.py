@@ -63,7 +63,7 @@ class Consumer:
         name = f"{settings.stable_name}.{secrets.token_hex(4)}"
         self._broker = broker_type(self._link, Keys(settings.shard), name, settings.lease_ms)
         self._outage = Outage(self._connection_lost)
-        self._publisher = Publisher(self._broker, self._drop, self._outage, self._retry_delay_ms)
+        self._publisher = Publisher(self._broker, self._held, self._drop, self._outage, self._retry_delay_ms)
         self._threads = TokenizerThreads(settings.coalesce_ms)
         self._engine = EngineHost(settings, self._threads, self._on_phase, engine_command)
         self._runs = Runs(self._engine, self._threads, self._publisher, settings.max_engine_deaths)

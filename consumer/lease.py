@@ -26,11 +26,13 @@ class Lease(Struct, frozen=True, kw_only=True):
     """Between its enqueue and this claim, by the server's clock."""
     claimed_at: float = 0.0
     """Monotonic time, in seconds, at which the claim was answered."""
+    serial: int = 0
+    """Unique in this process: a server that has lost its last second hands out the same token again."""
 
     @property
     def request_id(self) -> str:
         """Name of this run of the job in the engine: output of an earlier run is never taken for its own."""
-        return f"{self.key}/{self.deliveries}"
+        return f"{self.key}/{self.deliveries}.{self.serial}"
 
 
 def job_key(request_id: str) -> str:
@@ -63,6 +65,8 @@ class Ending(Struct, frozen=True, kw_only=True):
     tokens_id: str = ""
     """Of a streamed job's last `tokens` event, written with its end; `DROP_TOKENS` removes what there is."""
     tokens: bytes = b""
+    num_before: int = 0
+    """Of a streamed job: tokens that its stream must hold before this. 0 where the job does not stream."""
     failure: Failure | None = None
     """Where another attempt may help: the job then ends only if this was its last."""
     batch: str | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from consumer.broker import Broker
 from consumer.lease import Ending, Lease, Progress
@@ -21,6 +21,7 @@ class Publisher:
     def __init__(
         self,
         broker: Broker,
+        held: Callable[[], Sequence[Lease]],
         on_lost: Callable[[Lease], None],
         outage: Outage,
         retry_delay_ms: Callable[[int], int],
@@ -28,9 +29,11 @@ class Publisher:
         """Write by this broker.
 
         Args:
+            held: all leases that the consumer believes to hold.
             retry_delay_ms: how long a job waits that has failed once more, by how often it had before.
         """
         self._broker = broker
+        self._held = held
         self._on_lost = on_lost
         self._outage = outage
         self._retry_delay_ms = retry_delay_ms
@@ -81,18 +84,26 @@ class Publisher:
             progress, endings = list(self._progress), list(self._endings)
             lost = await self._broker.publish(progress) if progress else []
             del self._progress[: len(progress)]
-            lost += await self._broker.commit(endings) if endings else []
+            # The end of a run that has just lost its stream must not be written behind the hole.
+            endings = _without(endings, lost)
+            self._endings = _without(self._endings, lost)
+            self._failures = _without(self._failures, lost)
+            await self._give_up(lost)
+            lost = await self._broker.commit(endings) if endings else []
             del self._endings[: len(endings)]
-            lost += await self._fail()
-            if lost:
-                log.warning(
-                    "%d leases are lost, %s first: the jobs run or end elsewhere", len(lost), lost[0].key
-                )
-                for lease in lost:
-                    self._on_lost(lease)
-                # Where only the stream is gone, the lease is still ours: others may have it at once.
-                await self._broker.release(lost)
+            await self._give_up(lost + await self._fail())
         self._idle.set()
+
+    async def _give_up(self, lost: Sequence[Lease]) -> None:
+        if not lost:
+            return
+        log.warning("%d leases are lost, %s first: the jobs run or end elsewhere", len(lost), lost[0].key)
+        for lease in lost:
+            self._on_lost(lease)
+        # Where only the stream is gone, the lease is still ours: others may have it at once. But a server
+        # that has lost its last second may have handed it to us again, by the same token, for a new run.
+        held = {(lease.job_id, lease.deliveries) for lease in self._held()}
+        await self._broker.release([lease for lease in lost if (lease.job_id, lease.deliveries) not in held])
 
     async def _fail(self) -> list[Lease]:
         """Charge failed attempts, one by one, as they are few; gives leases that were lost."""
@@ -112,3 +123,8 @@ class Publisher:
                 case "lost":
                     lost.append(ending.lease)
         return lost
+
+
+def _without(endings: Sequence[Ending], lost: Sequence[Lease]) -> list[Ending]:
+    gone = {lease.request_id for lease in lost}
+    return [ending for ending in endings if ending.lease.request_id not in gone]

@@ -198,7 +198,8 @@ class RunningJob:
         progress = self.take_progress() if self.job.stream else []
         last = progress.pop() if progress else None
         if last is not None:
-            ending = msgspec.structs.replace(ending, tokens_id=last.event_id, tokens=last.event)
+            last_words = {"tokens_id": last.event_id, "tokens": last.event, "num_before": last.num_before}
+            ending = msgspec.structs.replace(ending, **last_words)
         return progress, ending
 
     def failure(self, error: Error) -> Ending:
@@ -220,6 +221,7 @@ class RunningJob:
             result_ttl_ms=self._served.ttl_ms(self.job),
             num_tokens=self.num_tokens,
             tokens_id=DROP_TOKENS if has_checkpoints else "",
+            num_before=self._num_published if self.job.stream else 0,
             batch=self.job.batch,
             row=self.job.row,
         )

@@ -4,14 +4,16 @@
 -- KEYS: lane stream, deficits hash, attempts hash; where the jobs are rows: their batch's hash, its done stream;
 --       then per job its result stream
 -- ARGV: group, consumer, lane name, '1' where the jobs are rows of a batch or '0', then per job: entry id,
---       deliveries, tokens charged at its claim, tokens it cost, result TTL (ms), last tokens event's id and JSON
+--       deliveries, tokens charged at its claim, tokens it cost, result TTL (ms), tokens that its stream
+--       must hold before this (0 where it does not stream), last tokens event's id and JSON
 --       ('' where none; 'drop' as the id removes what was published), terminal event's id and JSON, and for a row
 --       also the batch's counter ('completed' or 'failed') and the row ('' where none)
--- Reply: per job 1 (committed) or 0 (the lease is lost, nothing was written)
+-- Reply: per job 1 (committed) or 0 (the lease is lost, or the server lost what was published before, or what it
+--        knew of it, and the job has to run again from what is there: nothing was written)
 local lane, deficits, attempts = KEYS[1], KEYS[2], KEYS[3]
 local group, consumer, name, is_rows = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
 local batch, done = KEYS[4], KEYS[5]
-local FIRST_KEY, WIDTH = is_rows and 6 or 4, is_rows and 11 or 9
+local FIRST_KEY, WIDTH = is_rows and 6 or 4, is_rows and 12 or 10
 local COST_MEMORY = 1 / 16 -- weight of the newest job in the lane's average cost
 
 local function args_of(i)
@@ -23,9 +25,17 @@ for i = 0, #KEYS - FIRST_KEY do
   entries[i + 1], deliveries[i + 1] = ARGV[5 + WIDTH * i], ARGV[6 + WIDTH * i]
 end
 local holding = held(lane, group, consumer, entries, deliveries)
+-- Costs a job that does not stream nothing.
+local function fits_stream(i)
+  local result = KEYS[FIRST_KEY + i]
+  local _, _, _, _, _, before, tokens_id = args_of(i)
+  if before == '0' and (tokens_id == '' or tokens_id == 'drop') then return true end
+  return fits(result, before, tokens_id)
+end
+
 local ended, seen = {}, {}
 for i, entry in ipairs(entries) do
-  holding[i] = holding[i] and not seen[entry]
+  holding[i] = holding[i] and not seen[entry] and fits_stream(i - 1)
   if holding[i] then
     ended[#ended + 1] = entry
     seen[entry] = true
@@ -60,7 +70,7 @@ redis.call('XDEL', lane, unpack(ended))
 local extra, cost, count, rows = 0, 0, 0, {}
 for i = 0, #entries - 1 do
   local result = KEYS[FIRST_KEY + i]
-  local _, _, charged, spent, ttl, tokens_id, tokens, terminal_id, terminal, counter, row = args_of(i)
+  local _, _, charged, spent, ttl, _, tokens_id, tokens, terminal_id, terminal, counter, row = args_of(i)
   committed[i + 1] = 0
   if holding[i + 1] then
     if to_batch then

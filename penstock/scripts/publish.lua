@@ -3,17 +3,13 @@
 -- ARGV: group, consumer, then per event: entry id, deliveries, TTL (ms), tokens published before, event id,
 --       event JSON, 'drop' to remove what was published before it or ''
 -- Reply: per event 1 (published, now or by a call whose reply was lost) or 0 (the lease is lost, or the stream
---        lacks what was published before: the server lost it, and the job has to run again from what is there)
+--        lacks what was published before, or holds more: the server lost what it knew, and the job has to run
+--        again from what is there)
 local lane, group, consumer = KEYS[1], ARGV[1], ARGV[2]
 local WIDTH = 7
 
 local function args_of(i)
   return unpack(ARGV, 3 + WIDTH * i, 2 + WIDTH * (i + 1))
-end
-
-local function count_in(result)
-  local last = redis.pcall('XREVRANGE', result, '+', '-', 'COUNT', 1)
-  return last[1] and tonumber(string.match(last[1][1], '^%d+')) or 0
 end
 
 local entries, deliveries = {}, {}
@@ -37,7 +33,7 @@ for i = 0, #entries - 1 do
   local result = KEYS[2 + i]
   local _, _, ttl, earlier, id, event, drop = args_of(i)
   published[i + 1] = 0
-  if holding[i + 1] and count_in(result) >= tonumber(earlier) then
+  if holding[i + 1] and fits(result, earlier, id) then
     local reply = redis.pcall('XADD', result, id, 'event', event)
     if type(reply) ~= 'table' then
       -- Only once: a repeat of this call is refused above, and what it added stays.

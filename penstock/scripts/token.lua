@@ -38,3 +38,12 @@ local function held(lane, group, consumer, entries, deliveries)
   end
   return holding
 end
+
+-- Whether a stream can take a `tokens` event `id` that comes behind `before` tokens: it lacks none of these, and
+-- holds no others behind them, which another run cut otherwise; or it holds that event already.
+local function fits(result, before, id)
+  local last = redis.pcall('XREVRANGE', result, '+', '-', 'COUNT', 1)
+  local count = last[1] and tonumber(string.match(last[1][1], '^%d+')) or 0
+  return count == tonumber(before) or count > tonumber(before)
+    and (id == '' or tonumber(string.match(id, '^%d+')) <= count)
+end

@@ -35,6 +35,11 @@ from engine.request import Output, Request, Sample, TokenLogprobs
 EOS = 257
 
 
+def run_of(request_id: str) -> str:
+    """Job and delivery of a request, job/delivery: its serial says nothing to a test."""
+    return request_id.rpartition(".")[0]
+
+
 def token_at(prompt: list[int], position: int, sample: int = 0) -> int:
     """The scripted output token at this position."""
     return (sum(prompt) + position + 7 * sample) % 26 + 97
@@ -116,7 +121,7 @@ class ScriptedEngine:
                     if last:
                         self._log("last", True)
                 case Abort(ids, samples):
-                    self._log("abort", [ids, samples])
+                    self._log("abort", [[run_of(request_id) for request_id in ids], samples])
                     gone = {(request_id, index) for request_id, index in samples}
                     self.waiting = [
                         (request, sample)
@@ -128,7 +133,7 @@ class ScriptedEngine:
 
     def _take(self, request: Request) -> None:
         resumed = {sample.index: len(sample.output_token_ids) for sample in request.samples}
-        self._log("request", [request.request_id, resumed])
+        self._log("request", [run_of(request.request_id), resumed])
         refused = request.params.grammar is not None and "nonsense" in request.params.grammar.text
         if refused:
             words = "nonsense is no grammar"
@@ -230,7 +235,7 @@ class ScriptedEngine:
         return token_at(request.prompt_token_ids, position, sample)
 
     def _fails(self, request: Request) -> bool:
-        run = int(request.request_id.rpartition("/")[2])
+        run = int(run_of(request.request_id).rpartition("/")[2])
         return request.prompt_token_ids[-1] == self.script.get("fails") and run <= self.script["fail_runs"]
 
     def _first_life(self) -> bool:

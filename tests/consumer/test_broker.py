@@ -10,7 +10,7 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from consumer.broker import Broker
-from consumer.lease import Ending, Progress
+from consumer.lease import Ending, Lease, Progress, job_key
 from penstock.client import Client
 from penstock.keys import GROUP, Keys
 from penstock.link import Link
@@ -65,6 +65,84 @@ async def test_nothing_is_published_behind_a_hole(redis: Redis, redis_url: str, 
     second = Progress(lease=first.lease, num_before=2, event_id="3-0", event=event, ttl_ms=60_000)
     assert await broker.publish([second]) == [first.lease]
     assert await redis.xlen(KEYS.result(first.lease.key)) == 0
+
+
+def tokens(lease: Lease, before: int, count: int) -> Progress:
+    event = Tokens(text="x" * count, token_ids=[120] * count, text_offset=before)
+    return Progress(
+        lease=lease,
+        num_before=before,
+        event_id=f"{before + count}-0",
+        event=encode_event(event),
+        ttl_ms=60_000,
+    )
+
+
+async def test_nothing_is_published_over_what_another_run_cut_otherwise(
+    redis: Redis, redis_url: str, broker: Broker
+) -> None:
+    (first,) = await claimed(redis_url, broker)
+    assert await broker.publish([tokens(first.lease, 0, 3)]) == []
+    assert await broker.publish([tokens(first.lease, 0, 2)]) == [], "it is there, in another event"
+    assert await broker.publish([tokens(first.lease, 2, 2)]) == [first.lease]
+    assert await broker.publish([tokens(first.lease, 0, 5)]) == [first.lease]
+    assert await redis.xlen(KEYS.result(first.lease.key)) == 1
+
+
+def end_behind(lease: Lease, before: int, *, with_tokens: bool, batch: str | None = None) -> Ending:
+    return Ending(
+        lease=lease,
+        terminal_id="5-1",
+        terminal=b"{}",
+        completed=True,
+        result_ttl_ms=60_000,
+        tokens_id="5-0" if with_tokens else "",
+        tokens=b"{}" if with_tokens else b"",
+        num_before=before,
+        batch=batch,
+    )
+
+
+@pytest.mark.parametrize("with_tokens", [True, False])
+@pytest.mark.parametrize("batch", [None, "nightly"])
+@pytest.mark.parametrize("left", [0, 2])
+async def test_no_stream_is_ended_behind_a_hole(
+    redis: Redis, redis_url: str, broker: Broker, with_tokens: bool, batch: str | None, left: int
+) -> None:
+    """The server lost all of a stream, or its tail. The job beside it in the call ends."""
+    holed, whole = await claimed(redis_url, broker, 2)
+    if batch is not None:
+        await redis.hset(KEYS.batch(batch), "total", "2")
+    assert await broker.publish([tokens(whole.lease, 0, 4)]) == []
+    if left:
+        assert await broker.publish([tokens(holed.lease, 0, left)]) == []
+    ends = [
+        end_behind(lease, 4, with_tokens=with_tokens, batch=batch) for lease in (holed.lease, whole.lease)
+    ]
+    assert await broker.commit(ends) == [holed.lease]
+    assert await redis.xlen(KEYS.result(holed.lease.key)) == (left > 0)
+    assert await redis.xlen(KEYS.jobs("standard")) == 1
+    assert await broker.renew([holed.lease]) == [], "the lease is still ours, to be given back"
+    assert await broker.publish([tokens(holed.lease, left, 4 - left)]) == []
+    assert await broker.commit(ends[:1]) == []
+
+
+async def test_no_stream_is_ended_over_what_another_run_cut_otherwise(redis_url: str, broker: Broker) -> None:
+    (first,) = await claimed(redis_url, broker)
+    assert await broker.publish([tokens(first.lease, 0, 3)]) == []
+    assert await broker.commit([end_behind(first.lease, 0, with_tokens=True)]) == [first.lease]
+    assert await broker.commit([end_behind(first.lease, 3, with_tokens=True)]) == []
+
+
+async def test_a_claim_by_the_same_token_is_another_run(redis: Redis, redis_url: str, broker: Broker) -> None:
+    """The group is as it was before the claim, as after the restart of a server that lost its last second."""
+    (first,) = await claimed(redis_url, broker)
+    await redis.xgroup_destroy(KEYS.jobs("standard"), GROUP)
+    await redis.xgroup_create(KEYS.jobs("standard"), GROUP, "0")
+    (again,) = await broker.claim(1)
+    assert (again.job_id, again.deliveries) == (first.lease.job_id, first.lease.deliveries)
+    assert again.request_id != first.lease.request_id
+    assert job_key(again.request_id) == job_key(first.lease.request_id) == again.key
 
 
 async def test_a_take_over_spares_names_that_only_begin_alike(

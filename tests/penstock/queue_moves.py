@@ -82,7 +82,7 @@ class Queue:
     def commit(self, taken: Taken, consumer: str, cost: int) -> bool:
         """End a job that cost so many tokens."""
         keys = [KEYS.jobs(taken.lane), KEYS.deficits, KEYS.attempts, taken.result]
-        job = [taken.entry, taken.deliveries, taken.charged, cost, TTL_MS, "", "", "1-1", "{}"]
+        job = [taken.entry, taken.deliveries, taken.charged, cost, TTL_MS, 0, "", "", "1-1", "{}"]
         return self.run(COMMIT, keys, [GROUP, consumer, taken.lane, 0, *job]) == [1]
 
     def deficit(self, lane: str) -> float:

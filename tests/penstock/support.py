@@ -65,12 +65,13 @@ class Worker:
     async def publish(self, job_id: str, event_id: str, event: Tokens) -> bool:
         """Append a `tokens` event."""
         parsed = JobId.parse(job_id)
+        before = int(event_id.partition("-")[0]) - len(event.token_ids)
         reply = await PUBLISH.run(
             self.redis,
             [KEYS.jobs(parsed.lane), KEYS.result(job_id)],
             [
                 *(GROUP, self.name, parsed.entry, self.deliveries[job_id], TTL_MS),
-                *(0, event_id, encode_event(event)),
+                *(before, event_id, encode_event(event)),
             ],
         )
         return reply == [1]
@@ -86,7 +87,7 @@ class Worker:
             keys += [KEYS.batch(batch), KEYS.batch_done(batch)]
             as_row = ["completed" if isinstance(event, Done) else "failed", "" if row is None else row]
         args: list[Any] = [parsed.entry, self.deliveries[job_id], 1, 1, TTL_MS]
-        args += ["", "", f"{count}-1", encode_event(event), *as_row]
+        args += [0, "", "", f"{count}-1", encode_event(event), *as_row]
         head = [GROUP, self.name, parsed.lane, int(batch is not None)]
         return await COMMIT.run(self.redis, [*keys, KEYS.result(job_id)], [*head, *args]) == [1]
 

@@ -74,6 +74,7 @@ class Run:
             num_tokens=cost,
             tokens_id=tokens_id if self.job.stream else DROP_TOKENS,
             tokens=encode_event(last) if tokens_id else b"",
+            num_before=before if self.job.stream else 0,
             batch=self.job.batch,
             row=self.job.row,
         )
@@ -90,6 +91,7 @@ class Run:
             result_ttl_ms=TTL_MS,
             num_tokens=cost,
             tokens_id="" if self.job.stream else DROP_TOKENS,
+            num_before=self.num_published if self.job.stream else 0,
             failure=failure if retryable else None,
             batch=self.job.batch,
             row=self.job.row,

@@ -87,7 +87,7 @@ class StandIn:
             tokens = "1-0", encode_event(Tokens(text=prompt.upper()[:3], token_ids=[1], text_offset=0))
         keys.append(self.keys.result(str(job_id)))
         arguments = [names.GROUP, self.name, job_id.lane, int(bool(as_row))]
-        arguments += [job_id.entry, deliveries, 1, 1, 60_000, *tokens, "1-1", encode_event(end), *as_row]
+        arguments += [job_id.entry, deliveries, 1, 1, 60_000, 0, *tokens, "1-1", encode_event(end), *as_row]
         (committed,) = self.redis.eval(COMMIT.source, len(keys), *keys, *arguments)
         if self.log and committed:
             with open(self.log, "a") as log:
