@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Container, Iterable
 
 TRIAL_STEPS = 3
-"""Steps with output that a suspect survives: what a prefill or a decode brings about shows in the first two."""
+"""Steps with output that a suspect survives: what a prefill or a decode does shows in the first two."""
 _SUSPECT_AT = 2
 """Deaths at which a job becomes a suspect."""
 

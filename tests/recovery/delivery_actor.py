@@ -110,6 +110,8 @@ class Actor:
     unheard: set[str] = field(default_factory=set)
     """Jobs cancelled since it last listened."""
     reclaims: bool = True
+    looks_up_lanes: bool = False
+    """Its next claim begins with that: it may have missed notices."""
 
     @classmethod
     async def start(cls, link: Link, name: str, lanes: set[str], take_over: str | None) -> Actor:

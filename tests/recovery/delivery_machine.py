@@ -65,6 +65,8 @@ class DeliveryMachine(ClientRules):
         self.take(self.actor(who), credit)
 
     def take(self, actor: Actor, credit: int) -> list[Lease]:
+        if actor.looks_up_lanes:
+            actor.lanes, actor.looks_up_lanes = set(self.model.declared), False
         leases = self.do(actor.claim(credit))
         for lease in leases:
             self.model.claimed(lease, actor.name, actor.reclaims)
@@ -74,6 +76,8 @@ class DeliveryMachine(ClientRules):
     def claim_all(self, who: int) -> None:
         """With credit for everything, everything comes: nothing that may be claimed is overlooked."""
         actor = self.actor(who)
+        if actor.looks_up_lanes:
+            actor.lanes = set(self.model.declared)
         claimable = {
             job.job_id
             for job in self.model.live()
@@ -97,6 +101,7 @@ class DeliveryMachine(ClientRules):
         actor = self.actor(who)
         actor.broker.connection_lost()
         actor.reclaims = False
+        actor.looks_up_lanes = True
         self.server.script_flush()
 
     # Working
@@ -242,6 +247,7 @@ class DeliveryMachine(ClientRules):
     def sweep(self, who: int) -> None:
         """The silent are taken for dead, and their leases released; nobody else's are."""
         actor = self.actor(who)
+        actor.lanes, actor.looks_up_lanes = set(self.model.declared), False  # it looks them up
         expected = 0
         for name in self.silent - {actor.name}:
             expected += self.model.retired(name, actor.lanes)
