@@ -16,7 +16,7 @@ from engine.pooling import Pooler
 from engine.request import TokenLogprobs
 from engine.rows import Ints, Rows
 from engine.sampler import Sampled, Sampler
-from kernels.attention import AttentionMetadata, AttentionPlan, plan_attention
+from kernels.attention import AttentionMetadata, AttentionPlan, LayerCache, plan_attention
 from kernels.mask import TokenMasks
 
 _CONTEXT_STEP = 16
@@ -84,7 +84,7 @@ class Runner:
     def __init__(self, model: Model, sizes: RunnerSizes, eos_token_ids: Sequence[int] = ()) -> None:
         self.model = model
         self._storage = _new_storage(model, sizes)
-        self.cache: KVCache = [(layer[0], layer[1]) for layer in self._storage]
+        self.cache: KVCache = [LayerCache(layer[0], layer[1]) for layer in self._storage]
         self._block_size = sizes.block_size
         padded_len = -(-sizes.max_model_len // _CONTEXT_STEP) * _CONTEXT_STEP
         self.rows = Rows(sizes.max_num_seqs, sizes.max_model_len, -(-padded_len // sizes.block_size))
@@ -147,6 +147,8 @@ class Runner:
             block_tables=torch.from_numpy(state.tables[rows, : -(-padded_len // self._block_size)]),
             slot_mapping=torch.from_numpy(slots),
             block_size=self._block_size,
+            max_query_len=int(counts.max()),
+            max_context_len=int(ends.max()),
         )
         last_tokens = bounds[1:] - 1
         if len(batch.sampled_rows) < len(batch.rows):

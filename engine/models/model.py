@@ -8,11 +8,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from kernels.attention import AttentionPlan, AttentionShape
+from kernels.attention import AttentionPlan, AttentionShape, LayerCache
 from kernels.opset import OpSet
 
-KVCache = list[tuple[Tensor, Tensor]]
-"""Keys and values of each layer, [blocks, block_size, kv_heads, head_dim] each."""
+KVCache = list[LayerCache]
+"""Of each layer."""
 
 
 class Model(Protocol):

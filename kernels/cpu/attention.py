@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.attention import AttentionMetadata, AttentionPlan, AttentionShape
+from kernels.attention import AttentionMetadata, AttentionPlan, AttentionShape, LayerCache
 from kernels.cpu.tiles import KEY_TILE, Group, group_tiles
 
 
@@ -51,9 +51,10 @@ class CpuAttention:
             self._keys, self._values = torch.empty(size), torch.empty(size)
         return CpuPlan(metadata, shape, groups)
 
-    def run(self, q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: AttentionPlan, out: Tensor) -> None:
+    def run(self, q: Tensor, cache: LayerCache, plan: AttentionPlan, out: Tensor) -> None:
         """See `kernels.attention.attention`."""
         assert isinstance(plan, CpuPlan), "this plan was made by another op set"
+        assert cache.key_scales is None, "this op set reads no FP8"
         shape = plan.shape
         scale = shape.scale / shape.soft_cap if shape.soft_cap else shape.scale
         flat_q, flat_out = q.reshape(-1, shape.head_dim), out.view(-1, shape.head_dim)
@@ -61,8 +62,8 @@ class CpuAttention:
             queries = flat_q.index_select(0, group.query_rows).float().mul_(scale)
             products = _attend(
                 queries.view(shape.num_kv_heads, group.num_tiles, -1, shape.head_dim),
-                _gather(k_cache, self._keys, group),
-                _gather(v_cache, self._values, group),
+                _gather(cache.keys, self._keys, group),
+                _gather(cache.values, self._values, group),
                 group,
                 shape.soft_cap,
             )
