@@ -27,8 +27,8 @@ START_TIMEOUT_S = 20
 
 DEVICES = Path("/dev")
 if importlib.util.find_spec("triton") and not any(DEVICES.glob("nvidia[0-9]*")):
-    # Read when a kernel is defined, so before anything imports kernels.triton. Asked of /dev, as most tests need
-    # no torch and it is slow to load.
+    # Read when a kernel is defined, so before anything imports kernels.triton. Asked of /dev, as most tests
+    # need no torch and it is slow to load.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

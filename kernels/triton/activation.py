@@ -1,7 +1,7 @@
-"""See `kernels.activation`. Bound by memory: 3·I elements of each row for the gated form, 2·I for the plain one."""
+"""See `kernels.activation`. Bound by memory: 3·I elements of each row where gated, else 2·I."""
 
-# pyright: reportUnknownParameterType=false, reportMissingParameterType=false
-# Inside a kernel every parameter that is not constexpr is a value of Triton's, which has no useful type.
+# pyright: reportUnknownParameterType=false, reportMissingParameterType=false, reportCallIssue=false
+# Parameters of a kernel are values of Triton's without a useful type; launch options are none of them.
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every kernel compiles ahead of time for the two generations of GPU, and fits one of their multiprocessors."""
+"""Every kernel compiles ahead of time for two generations of GPU, and fits their multiprocessors."""
 
 from __future__ import annotations
 
