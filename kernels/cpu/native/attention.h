@@ -1,0 +1,31 @@
+// Causal attention over a paged KV cache, in place. Plain C: no type of another library crosses it.
+#pragma once
+
+#include <stdint.h>
+
+enum { PENSTOCK_FLOAT32 = 0, PENSTOCK_BFLOAT16 = 1 };
+
+// See kernels/attention.py, whose names these are. Strides count elements.
+typedef struct {
+    const void* q;       // [tokens, heads, head_dim], rows q_stride apart
+    const void* keys;    // [blocks, block_size, kv_heads, head_dim]
+    const void* values;  // likewise
+    void* out;           // [tokens, heads, head_dim]
+    const int32_t* cu_seqlens_q;
+    const int32_t* context_lens;
+    const int32_t* block_tables;
+    const float* slopes;  // [heads], or null
+    const int32_t* tiles; // [num_tiles, 3]: sequence, first query of the tile, number of queries
+    int64_t q_stride;
+    int64_t table_stride;
+    int32_t num_tiles;
+    int32_t num_heads;
+    int32_t num_kv_heads;
+    int32_t head_dim;  // a multiple of 16, at most 256
+    int32_t block_size;
+    int32_t window;  // 0: all that came before
+    float scale;
+    float soft_cap;  // 0: none
+    int32_t q_type;
+    int32_t cache_type;
+} PenstockAttention;

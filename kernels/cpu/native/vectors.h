@@ -1,0 +1,115 @@
+// Vectors of 16 floats on whatever the target has: one AVX-512 register, two of AVX2, four of NEON.
+//
+// GCC's and Clang's vector extensions: every operation is done lane by lane in IEEE arithmetic, so a result does
+// not depend on which target this was compiled for, but for fused multiplication, which all of them have.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace penstock {
+
+constexpr int LANES = 16;
+
+typedef float Floats __attribute__((vector_size(64)));
+typedef int32_t Ints __attribute__((vector_size(64)));
+typedef uint32_t Words __attribute__((vector_size(64)));
+typedef uint16_t Halves __attribute__((vector_size(32)));
+
+static inline Floats splat(float x) {
+    return Floats{} + x;
+}
+
+static inline Floats load(const float* from) {
+    Floats x;
+    memcpy(&x, from, sizeof x);
+    return x;
+}
+
+static inline void store(float* to, Floats x) {
+    memcpy(to, &x, sizeof x);
+}
+
+// bfloat16 is the upper half of a float32.
+struct BFloat16 {
+    uint16_t bits;
+};
+
+static inline Floats load(const BFloat16* from) {
+    Halves halves;
+    memcpy(&halves, from, sizeof halves);
+    return (Floats)(__builtin_convertvector(halves, Words) << 16);
+}
+
+// To nearest, ties to even; NaN stays NaN.
+static inline void store(BFloat16* to, Floats x) {
+    Words bits = (Words)x;
+    Words rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
+    Words quiet = (bits >> 16) | 0x40;
+    Words is_nan = (Words)(x != x);
+    Halves halves = __builtin_convertvector((quiet & is_nan) | (rounded & ~is_nan), Halves);
+    memcpy(to, &halves, sizeof halves);
+}
+
+static inline float widen(float x) {
+    return x;
+}
+
+static inline float widen(BFloat16 x) {
+    uint32_t bits = (uint32_t)x.bits << 16;
+    float wide;
+    memcpy(&wide, &bits, sizeof wide);
+    return wide;
+}
+
+static inline Floats fused(Floats a, Floats b, Floats c) {
+    return a * b + c;  // one instruction: compiled with -ffp-contract=fast
+}
+
+// The greater of the two; where b is NaN, b.
+static inline Floats greater(Floats a, Floats b) {
+    return a > b ? a : b;
+}
+
+// The sum of the lanes, in one order.
+static inline float sum(Floats x) {
+    typedef float Eight __attribute__((vector_size(32)));
+    typedef float Four __attribute__((vector_size(16)));
+    Eight halves[2];
+    memcpy(halves, &x, sizeof x);
+    Eight eight = halves[0] + halves[1];
+    Four quarters[2];
+    memcpy(quarters, &eight, sizeof eight);
+    Four four = quarters[0] + quarters[1];
+    return (four[0] + four[2]) + (four[1] + four[3]);
+}
+
+static inline float greatest(Floats x) {
+    float most = x[0];
+    for (int i = 1; i < LANES; i++) most = x[i] > most ? x[i] : most;
+    return most;
+}
+
+// e^x, to 1 unit in the last place or two, 0 below -87.3 and where x is -inf. Cephes' expf: x = n·ln 2 + r with
+// |r| ≤ ln 2 / 2, a polynomial in r, and n added to the exponent.
+static inline Floats exponential(Floats x) {
+    Floats least = splat(-87.33654f);
+    Ints vanishes = x < least;
+    x = greater(least, x);
+    Floats shifter = splat(12582912.0f);  // 1.5·2^23: adding it rounds to an integer
+    Floats shifted = fused(x, splat(1.44269504f), shifter);
+    Floats n = shifted - shifter;
+    Floats r = fused(n, splat(-0.693359375f), x);
+    r = fused(n, splat(2.12194440e-4f), r);
+    Floats p = splat(1.9875691500e-4f);
+    p = fused(p, r, splat(1.3981999507e-3f));
+    p = fused(p, r, splat(8.3334519073e-3f));
+    p = fused(p, r, splat(4.1665795894e-2f));
+    p = fused(p, r, splat(1.6666665459e-1f));
+    p = fused(p, r, splat(5.0000001201e-1f));
+    Floats result = fused(p * r, r, r) + 1.0f;
+    Ints exponent = (((Ints)shifted - 0x4B400000) << 23);
+    return (Floats)(((Ints)result + exponent) & ~vanishes);
+}
+
+}  // namespace penstock
