@@ -27,7 +27,7 @@ bool run_chunks(const PenstockAttention& a) {
 }  // namespace
 
 // 0, or 1 where types or sizes are none of those that attention.h names.
-extern "C" int penstock_attention(const PenstockAttention* a) {
+extern "C" __attribute__((visibility("default"))) int penstock_attention(const PenstockAttention* a) {
     bool done = false;
     if (a->q_type == PENSTOCK_FLOAT32 && a->cache_type == PENSTOCK_FLOAT32) done = run_chunks<float, float>(*a);
     if (a->q_type == PENSTOCK_FLOAT32 && a->cache_type == PENSTOCK_BFLOAT16) done = run_chunks<float, BFloat16>(*a);

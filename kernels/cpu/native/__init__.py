@@ -1,0 +1,99 @@
+"""C++ kernels behind a plain C interface: found, loaded, and called with pointers.
+
+The library for the best target that this processor can run is loaded; it brings no OpenMP runtime of its own
+but shares the one that torch has loaded, and with it torch's threads: two runtimes would fight for the cores.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from kernels.cpu.native.build import library, targets
+
+log = logging.getLogger(__name__)
+
+_NEEDED: Final[dict[str, frozenset[str]]] = {
+    "avx2": frozenset({"avx2", "fma", "bmi2", "f16c"}),
+    "avx512": frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd"}),
+    "avx512_vnni": frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd", "avx512_vnni"}),
+    "plain": frozenset(),
+}
+TYPES: Final = {torch.float32: 0, torch.bfloat16: 1}
+"""As attention.h names them."""
+
+
+class Attention(ctypes.Structure):
+    """PenstockAttention of attention.h."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("q", "keys", "values", "out")),
+        *((name, ctypes.c_void_p) for name in ("cu_seqlens_q", "context_lens", "block_tables")),
+        *((name, ctypes.c_void_p) for name in ("slopes", "tiles")),
+        *((name, ctypes.c_int64) for name in ("q_stride", "table_stride")),
+        *((name, ctypes.c_int32) for name in ("num_tiles", "num_heads", "num_kv_heads", "head_dim")),
+        *((name, ctypes.c_int32) for name in ("block_size", "window")),
+        *((name, ctypes.c_float) for name in ("scale", "soft_cap")),
+        *((name, ctypes.c_int32) for name in ("q_type", "cache_type")),
+    ]
+
+
+class Linear(ctypes.Structure):
+    """PenstockLinear of linear.h."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("weight", "scales", "offsets", "bias", "x", "out")),
+        ("x_stride", ctypes.c_int64),
+        *((name, ctypes.c_int32) for name in ("rows", "in_features", "out_features", "kind", "type")),
+    ]
+
+
+@lru_cache(maxsize=1)
+def load() -> ctypes.CDLL | None:
+    """The library for this processor; None where there is none, which is said in the log."""
+    features = _features()
+    fitting = [target for target in targets() if _NEEDED[target] <= features]
+    built = [target for target in fitting if library(target).is_file()]
+    if not built:
+        log.warning(
+            "no C++ kernels for this processor were built at install (%s): plain torch computes, which is slower",
+            "python -m kernels.cpu.native.build says why" if fitting else "they need AVX2 and FMA",
+        )
+        return None
+    runtime = _openmp()
+    if runtime is None:
+        log.warning("torch has loaded no OpenMP runtime to share: plain torch computes, which is slower")
+        return None
+    try:
+        ctypes.CDLL(runtime, mode=ctypes.RTLD_GLOBAL)
+        native = ctypes.CDLL(str(library(built[-1])))
+    except OSError as error:
+        log.warning("the C++ kernels cannot be loaded (%s): plain torch computes, which is slower", error)
+        return None
+    log.info("C++ kernels for %s", built[-1])
+    return native
+
+
+def _features() -> frozenset[str]:
+    """The processor's, as Linux names them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), ()))
+
+
+def _openmp() -> str | None:
+    """The file of the OpenMP runtime in this process."""
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        return None
+    paths = (line.split(maxsplit=5)[-1] for line in lines)
+    names = ("libgomp", "libiomp5", "libomp")
+    return next((path for path in paths if Path(path).name.startswith(names)), None)

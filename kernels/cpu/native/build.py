@@ -1,0 +1,86 @@
+"""Compiles the C++ kernels, once for each kind of processor that they are dispatched to.
+
+Run at install (hatch_build.py), or by hand: `python -m kernels.cpu.native.build`. Nothing here is imported by
+what runs, and it imports nothing but the standard library. Without a compiler there are no libraries, and
+plain torch computes (`kernels.cpu`).
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+FOLDER: Final = Path(__file__).parent
+SOURCES: Final = ("attention.cpp", "linear.cpp")
+FLAGS: Final = (
+    *("-O3", "-std=c++17", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas"),
+    # A product and a sum are one instruction; nothing else may differ from IEEE arithmetic.
+    *("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-Wno-ignored-attributes"),
+)
+TARGETS: Final[dict[str, tuple[str, ...]]] = {
+    "avx2": ("-march=x86-64-v3",),
+    "avx512": ("-march=x86-64-v4", "-mprefer-vector-width=512"),
+    "avx512_vnni": ("-march=x86-64-v4", "-mprefer-vector-width=512", "-mavx512vnni"),
+}
+"""Of x86-64, from the plainest: what each may use. Any other processor has the one target `plain`."""
+
+
+class CompileError(Exception):
+    """There is no compiler, or it refuses; its text says which, and the compiler's own words."""
+
+
+def library(target: str) -> Path:
+    """Where a target's library is, if it was built."""
+    return FOLDER / f"native_{target}.so"
+
+
+def targets() -> dict[str, tuple[str, ...]]:
+    """Those of this kind of processor, with their flags."""
+    return TARGETS if platform.machine() in ("x86_64", "AMD64") else {"plain": ()}
+
+
+def build() -> list[Path]:
+    """Compiles every target. Returns the libraries. Raises CompileError."""
+    if sys.platform != "linux":
+        raise CompileError(f"the C++ kernels are built on Linux, not on {sys.platform}")
+    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        raise CompileError("there is no C++ compiler (c++, g++ or clang++; CXX names another)")
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        return list(pool.map(lambda item: _compile(compiler, *item), targets().items()))
+
+
+def _compile(compiler: str, target: str, flags: tuple[str, ...]) -> Path:
+    """Objects first and then a library without OpenMP's own: which one that is, is found out at load."""
+    path = library(target)
+    objects = [path.with_name(f"{path.stem}_{os.getpid()}_{source}.o") for source in SOURCES]
+    made = path.with_suffix(f".{os.getpid()}.new")
+    try:
+        for source, made_object in zip(SOURCES, objects, strict=True):
+            _run([compiler, *FLAGS, *flags, "-c", str(FOLDER / source), "-o", str(made_object)])
+        _run([compiler, "-shared", *map(str, objects), "-o", str(made)])
+        made.replace(path)
+    finally:
+        for leftover in (*objects, made):
+            leftover.unlink(missing_ok=True)
+    return path
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CompileError(f"{' '.join(command)} failed:\n{done.stderr.strip()}")
+
+
+if __name__ == "__main__":
+    try:
+        for built in build():
+            print(built)
+    except CompileError as error:
+        sys.exit(str(error))
