@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class LinearWeight:
     """A weight of one op set: only that op set reads `data`."""
 
-    data: Tensor
+    data: object
     bias: Tensor | None
     in_features: int
     out_features: int

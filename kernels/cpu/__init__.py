@@ -9,6 +9,7 @@ import logging
 
 import torch
 
+from kernels.cpu import native
 from kernels.cpu.activation import act_and_mul, activate
 from kernels.cpu.argmax import argmax
 from kernels.cpu.attention import CpuAttention
@@ -25,6 +26,8 @@ from kernels.cpu.linear import choose_linear
 from kernels.cpu.logprob import top_logprobs
 from kernels.cpu.mask import apply_bitmask
 from kernels.cpu.moe import CpuExperts, route
+from kernels.cpu.packed import PackedLinear
+from kernels.cpu.paged import PagedAttention
 from kernels.cpu.penalty import apply_penalties
 from kernels.cpu.philox import philox, uniform
 from kernels.cpu.sample import sample
@@ -35,13 +38,20 @@ log = logging.getLogger(__name__)
 
 def make_op_set() -> OpSet:
     """The fastest of what this build of torch has; what it lacks is said in the log."""
-    pack_linear, linear = choose_linear()
-    if not torch.backends.mkl.is_available():
-        log.warning(
-            "this torch has no MKL: attention was not checked for it, "
-            "and a sequence's tokens may depend on what else is in the batch"
-        )
-    attention = CpuAttention()
+    library = native.load()
+    attention: PagedAttention | CpuAttention
+    if library is not None:
+        linears = PackedLinear(library)
+        pack_linear, linear = linears.pack, linears.run
+        attention = PagedAttention(library)
+    else:
+        pack_linear, linear = choose_linear()
+        attention = CpuAttention()
+        if not torch.backends.mkl.is_available():
+            log.warning(
+                "this torch has no MKL: attention was not checked for it, "
+                "and a sequence's tokens may depend on what else is in the batch"
+            )
     experts = CpuExperts(pack_linear, linear)
     return OpSet(
         name="cpu",
@@ -68,5 +78,5 @@ def make_op_set() -> OpSet:
         apply_bitmask=apply_bitmask,
         apply_penalties=apply_penalties,
         top_logprobs=top_logprobs,
-        reads_past_context=True,
+        reads_past_context=library is None,
     )

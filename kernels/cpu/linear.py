@@ -64,9 +64,11 @@ class _PackedLinear:
         """See `kernels.linear.linear`."""
         if weight.dtype not in self.packable:
             return reference.linear(x, weight)
+        data = weight.data
+        assert isinstance(data, Tensor), "this weight was packed by another op set"
         if x.shape[0] == 1 and weight.dtype == torch.float32:
-            return _multiply(x.repeat(2, 1), weight.data, weight.bias)[:1]
-        return _multiply(x, weight.data, weight.bias)
+            return _multiply(x.repeat(2, 1), data, weight.bias)[:1]
+        return _multiply(x, data, weight.bias)
 
 
 def _reorder(weight: Tensor) -> Tensor:

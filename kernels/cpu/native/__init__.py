@@ -24,7 +24,7 @@ _NEEDED: Final[dict[str, frozenset[str]]] = {
     "avx512_vnni": frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd", "avx512_vnni"}),
     "plain": frozenset(),
 }
-TYPES: Final = {torch.float32: 0, torch.bfloat16: 1}
+TYPES: Final = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 """As attention.h names them."""
 
 

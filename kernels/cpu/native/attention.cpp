@@ -1,6 +1,6 @@
 // Attention for the target that this file is compiled for.
 
-#include <new>
+#include <memory>
 
 #include "attention.h"
 #include "vectors.h"
@@ -33,5 +33,7 @@ extern "C" __attribute__((visibility("default"))) int penstock_attention(const P
     if (a->q_type == PENSTOCK_FLOAT32 && a->cache_type == PENSTOCK_BFLOAT16) done = run_chunks<float, BFloat16>(*a);
     if (a->q_type == PENSTOCK_BFLOAT16 && a->cache_type == PENSTOCK_BFLOAT16)
         done = run_chunks<BFloat16, BFloat16>(*a);
+    if (a->q_type == PENSTOCK_FLOAT16 && a->cache_type == PENSTOCK_FLOAT16)
+        done = run_chunks<Float16, Float16>(*a);
     return done ? 0 : 1;
 }

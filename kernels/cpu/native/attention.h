@@ -3,7 +3,7 @@
 
 #include <stdint.h>
 
-enum { PENSTOCK_FLOAT32 = 0, PENSTOCK_BFLOAT16 = 1 };
+enum { PENSTOCK_FLOAT32 = 0, PENSTOCK_BFLOAT16 = 1, PENSTOCK_FLOAT16 = 2 };
 
 // See kernels/attention.py, whose names these are. Strides count elements.
 typedef struct {

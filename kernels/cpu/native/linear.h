@@ -5,7 +5,12 @@
 
 // How a weight is stored. Products of the first two are summed in float32 by fused multiplication, in order of k,
 // a row's in the same way whatever rows stand beside it; those of int8 are exact integers.
-enum { PENSTOCK_PACKED_FLOAT32 = 0, PENSTOCK_PACKED_BFLOAT16 = 1, PENSTOCK_PACKED_INT8 = 2 };
+enum {
+    PENSTOCK_PACKED_FLOAT32 = 0,
+    PENSTOCK_PACKED_BFLOAT16 = 1,
+    PENSTOCK_PACKED_FLOAT16 = 2,
+    PENSTOCK_PACKED_INT8 = 3,
+};
 
 typedef struct {
     const void* weight;  // packed

@@ -7,6 +7,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
 namespace penstock {
 
 constexpr int LANES = 16;
@@ -49,6 +53,60 @@ static inline void store(BFloat16* to, Floats x) {
     Words is_nan = (Words)(x != x);
     Halves halves = __builtin_convertvector((quiet & is_nan) | (rounded & ~is_nan), Halves);
     memcpy(to, &halves, sizeof halves);
+}
+
+struct Float16 {
+    uint16_t bits;
+};
+
+#if defined(__AVX512F__)
+static inline Floats load(const Float16* from) {
+    return (Floats)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from));
+}
+
+static inline void store(Float16* to, Floats x) {
+    _mm256_storeu_si256((__m256i*)to, _mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT));
+}
+#elif defined(__F16C__)
+static inline Floats load(const Float16* from) {
+    __m256 halves[2] = {
+        _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)from)),
+        _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(from + 8))),
+    };
+    Floats x;
+    memcpy(&x, halves, sizeof x);
+    return x;
+}
+
+static inline void store(Float16* to, Floats x) {
+    __m256 halves[2];
+    memcpy(halves, &x, sizeof x);
+    _mm_storeu_si128((__m128i*)to, _mm256_cvtps_ph(halves[0], _MM_FROUND_TO_NEAREST_INT));
+    _mm_storeu_si128((__m128i*)(to + 8), _mm256_cvtps_ph(halves[1], _MM_FROUND_TO_NEAREST_INT));
+}
+#else
+static inline Floats load(const Float16* from) {
+    Floats x;
+    for (int i = 0; i < LANES; i++) {
+        _Float16 half;
+        memcpy(&half, from + i, sizeof half);
+        x[i] = (float)half;
+    }
+    return x;
+}
+
+static inline void store(Float16* to, Floats x) {
+    for (int i = 0; i < LANES; i++) {
+        _Float16 half = (_Float16)x[i];
+        memcpy(to + i, &half, sizeof half);
+    }
+}
+#endif
+
+// One number, by way of a vector.
+static inline float widen(Float16 x) {
+    Float16 padded[LANES] = {x};
+    return load(padded)[0];
 }
 
 static inline float widen(float x) {

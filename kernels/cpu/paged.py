@@ -1,0 +1,103 @@
+"""Paged attention in C++: blocks are read where they lie.
+
+A query's result depends on its own context alone: every row goes the same way through the same tiles of keys,
+which begin at multiples of 32 positions. See kernels/cpu/native/attention.inc.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kernels.attention import AttentionMetadata, AttentionPlan, AttentionShape, LayerCache
+from kernels.cpu.native import TYPES, Attention
+
+MOST_ROWS: Final = 128
+"""Rows of a tile, queries times heads of a KV head; the library's own bound."""
+_ROWS: Final = 64
+"""That a tile is cut to where a KV head has fewer heads: more would fall out of the nearest cache."""
+MOST_CHANNELS: Final = 256
+
+Ints32 = np.ndarray[tuple[int, ...], np.dtype[np.int32]]
+
+
+@dataclass(frozen=True, slots=True)
+class PagedPlan:
+    """The tiles of one step."""
+
+    metadata: AttentionMetadata
+    shape: AttentionShape
+    tiles: Ints32
+    """[N, 3]: sequence, first query, number of queries; those with most to do first."""
+    slopes: Tensor | None
+    empty_rows: Tensor | None
+    """[E] int64: queries that have no context."""
+
+
+class PagedAttention:
+    """Attention by a library."""
+
+    def __init__(self, native: ctypes.CDLL) -> None:
+        self._native = native
+
+    def plan(self, metadata: AttentionMetadata, shape: AttentionShape) -> AttentionPlan:
+        """See `kernels.attention.plan_attention`."""
+        group = shape.num_heads // shape.num_kv_heads
+        assert group <= MOST_ROWS, f"{group} heads on a KV head, at most {MOST_ROWS}"
+        assert shape.head_dim <= MOST_CHANNELS, f"head_dim {shape.head_dim}, at most {MOST_CHANNELS}"
+        contexts = metadata.context_lens.numpy()
+        empty_rows = None
+        if not contexts.all():
+            empty_rows = metadata.cu_seqlens_q[:-1][metadata.context_lens == 0].long()
+        return PagedPlan(
+            metadata=metadata,
+            shape=shape,
+            tiles=_tiles(metadata.cu_seqlens_q.numpy(), contexts, max(1, _ROWS // group)),
+            slopes=torch.tensor(shape.alibi_slopes) if shape.alibi_slopes else None,
+            empty_rows=empty_rows,
+        )
+
+    def run(self, q: Tensor, cache: LayerCache, plan: AttentionPlan, out: Tensor) -> None:
+        """See `kernels.attention.attention`."""
+        assert isinstance(plan, PagedPlan), "this plan was made by another op set"
+        assert cache.key_scales is None, "this op set reads no FP8"
+        shape, metadata = plan.shape, plan.metadata
+        if q.stride(1) != shape.head_dim:
+            q = q.contiguous()
+        status = self._native.penstock_attention(
+            ctypes.byref(
+                Attention(
+                    *(x.data_ptr() for x in (q, cache.keys, cache.values, out)),
+                    metadata.cu_seqlens_q.data_ptr(),
+                    metadata.context_lens.data_ptr(),
+                    metadata.block_tables.data_ptr(),
+                    None if plan.slopes is None else plan.slopes.data_ptr(),
+                    plan.tiles.ctypes.data,
+                    *(q.stride(0), metadata.block_tables.stride(0)),
+                    *(len(plan.tiles), shape.num_heads, shape.num_kv_heads, shape.head_dim),
+                    *(metadata.block_size, shape.window, shape.scale, shape.soft_cap),
+                    *(TYPES[q.dtype], TYPES[cache.keys.dtype]),
+                )
+            )
+        )
+        assert status == 0, "types or sizes that the library does not know"
+        if plan.empty_rows is not None:
+            out.index_fill_(0, plan.empty_rows, 0.0)
+
+
+def _tiles(bounds: Ints32, contexts: Ints32, num_queries: int) -> Ints32:
+    """Up to `num_queries` consecutive queries of a sequence each. Sequences without a context have none."""
+    counts = np.where(contexts > 0, np.diff(bounds), 0)
+    num_tiles = -(-counts // num_queries)
+    seqs = np.repeat(np.arange(len(counts)), num_tiles)
+    nth = np.arange(len(seqs)) - np.repeat(np.cumsum(num_tiles) - num_tiles, num_tiles)
+    first = nth * num_queries
+    queries = np.minimum(counts[seqs] - first, num_queries)
+    work = (contexts[seqs] - counts[seqs] + first + queries) * queries
+    tiles = np.stack((seqs, first, queries), axis=1)[np.argsort(-work, kind="stable")]
+    return np.ascontiguousarray(tiles, dtype=np.int32)
