@@ -8,8 +8,8 @@ from typing import Any
 def accept_runtime_bounds() -> None:
     """Let a loop's bound be a kernel's argument or a loaded value.
 
-    The interpreter holds every scalar as an array of one element, which NumPy no longer turns into an integer;
-    Triton 3.9 does the same by itself.
+    The interpreter holds every scalar as an array of one element, which NumPy no longer turns into an
+    integer; Triton 3.9 does the same by itself.
     """
     from triton.runtime import interpreter
 
