@@ -20,6 +20,7 @@ from torch import Tensor
 
 from kernels.activation import Activation
 from kernels.triton.activation import activated
+from kernels.triton.device import arch
 from kernels.triton.moe_tiles import Tiles
 
 GROUP: Final = 8
@@ -43,11 +44,12 @@ def rows_of(num_pairs: int, num_experts: int, dtype: torch.dtype) -> int:
     return min(most, 16 if share <= 16 else 32 if share <= 32 else 64 if share <= 64 else 128)
 
 
-def blocks_of(rows: int, dtype: torch.dtype, gated: bool) -> Blocks:
+def blocks_of(rows: int, dtype: torch.dtype, gated: bool, arch: int) -> Blocks:
     """Few rows: bound by reading weights, so narrow blocks for many programs, deep in their inner dimension.
 
-    Many rows: bound by arithmetic, so accumulators of 128 by 256 in all with a gate and 128 by 128 without, of
-    three stages, which fit an A100's shared memory too. float32 has no tensor cores here: small blocks.
+    Many rows: bound by arithmetic, so accumulators of 128 by 128, and by 256 with a gate where they fit the
+    registers: from Hopper on, whose tensor cores take their operands from shared memory. float32 has no
+    tensor cores here: small blocks.
     """
     if dtype == torch.float32:
         return Blocks(columns=32, inner=32, warps=4, stages=2)
@@ -55,7 +57,7 @@ def blocks_of(rows: int, dtype: torch.dtype, gated: bool) -> Blocks:
         return Blocks(columns=32 if gated else 64, inner=128, warps=4, stages=4)
     if rows == 64:
         return Blocks(columns=64 if gated else 128, inner=64, warps=4, stages=4)
-    return Blocks(columns=128, inner=64, warps=8, stages=3)
+    return Blocks(columns=64 if gated and arch < 90 else 128, inner=64, warps=8, stages=3)
 
 
 def grouped_product(
@@ -67,7 +69,7 @@ def grouped_product(
     """
     num_pairs, inner = x.shape[0] * pairs_per_row, x.shape[1]
     width = weight.shape[1] if activation is None else weight.shape[1] // 2
-    blocks = blocks_of(tiles.block, x.dtype, activation is not None)
+    blocks = blocks_of(tiles.block, x.dtype, activation is not None, arch(x.device))
     out = torch.empty(num_pairs, width, dtype=x.dtype, device=x.device)
     _product_kernel[(tiles.most * triton.cdiv(width, blocks.columns),)](
         x,

@@ -156,7 +156,7 @@ def _long_norm_kernel(
             tl.store(residual + columns, y, mask=inside)
         total += y.to(tl.float32)
     mean = tl.sum(total) / width if CENTRED else 0.0
-    # Each thread reads only what it has written itself: the same columns of the same layout.
+    tl.debug_barrier()  # what is read next, other threads may have written
     read = x if residual is None else residual
     squares = tl.zeros((COLUMNS,), tl.float32)
     for start in range(0, width, COLUMNS):

@@ -71,6 +71,9 @@ def _moe(dtype: torch.dtype, size: Size, rows: int, activation: Activation) -> N
     moe(case.x, case.weights, case.ids, pack_experts(case.gate_up, case.down, activation))
 
 
+SPILL_LIMITS = {"_product_kernel": 16}
+"""Bytes; seen: 8, with tiles of 16 rows on sm_90, outside of the loop."""
+
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 COMPILED: list[tuple[str, Callable[[], None]]] = [
     *(
@@ -86,7 +89,7 @@ COMPILED: list[tuple[str, Callable[[], None]]] = [
             (BF16, Size(8, 2, 256, 128), 512, "silu"),
             (FP16, Size(8, 2, 80, 48), 1, "gelu"),
             (FP16, Size(8, 2, 256, 128), 512, "relu"),
-            (FP16, Size(8, 2, 63, 20), 256, "silu"),
+            (FP16, Size(8, 2, 80, 48), 256, "silu"),
             (FP32, Size(8, 2, 64, 32), 1, "silu"),
             (FP32, Size(8, 2, 63, 20), 512, "silu"),
         ]
