@@ -1,6 +1,6 @@
 """See `kernels.activation`. Bound by memory: 3·I elements of each row where gated, else 2·I."""
 
-# pyright: reportUnknownParameterType=false, reportMissingParameterType=false
+# pyright: reportUnknownParameterType=false, reportMissingParameterType=false, reportArgumentType=false
 # Parameters of a kernel are values of Triton's without a useful type.
 
 from __future__ import annotations

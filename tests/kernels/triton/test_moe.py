@@ -13,6 +13,7 @@ from kernels.triton.moe_tiles import sort_into_tiles
 from tests.kernels.triton.cases_moe import CASES, ROUTES, Inputs, Size, inputs, normal
 from tests.kernels.triton.closeness import assert_close
 from tests.kernels.triton.device import DEVICE, DTYPES
+from tests.kernels.triton.graph import replayed
 
 pytestmark = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
@@ -85,9 +86,11 @@ def test_moe(size: Size, rows: int, dtype: torch.dtype) -> None:
 
 def check(case: Inputs) -> None:
     x_before, ids_before = case.x.clone(), case.ids.clone()
-    got = moe(case.x, case.weights, case.ids, pack_experts(case.gate_up, case.down, "silu"))
+    experts = pack_experts(case.gate_up, case.down, "silu")
+    got = moe(case.x, case.weights, case.ids, experts)
     assert (got.dtype, got.is_contiguous()) == (case.x.dtype, True)
     assert_close(got, exact(case), looser=2)  # of the activations between, rounded as well
+    assert torch.equal(replayed(lambda: moe(case.x, case.weights, case.ids, experts)), got)
     assert torch.equal(case.x, x_before)
     assert torch.equal(case.ids, ids_before)
 
