@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.opset import OpSet
 from kernels.triton.moe import moe, pack_experts, route
 from kernels.triton.moe_product import rows_of
 from kernels.triton.moe_tiles import sort_into_tiles
@@ -32,15 +31,15 @@ def exact(case: Inputs) -> Tensor:
 
 @pytest.mark.parametrize("renormalize", [False, True])
 @pytest.mark.parametrize("size", ROUTES, ids=str)
-def test_route(size: tuple[int, int, int], renormalize: bool, dtype: torch.dtype, reference: OpSet) -> None:
+def test_route(size: tuple[int, int, int], renormalize: bool, dtype: torch.dtype) -> None:
     rows, num_experts, top_k = size
     logits = normal(rows, num_experts + 5).to(dtype)[:, :num_experts] * 2
     logits[::3] = logits[::3].round()  # many equals
     weights, ids = route(logits, top_k, renormalize)
-    expected_weights, expected_ids = reference.route(logits.double().float(), top_k, renormalize)
     assert (weights.dtype, ids.dtype) == (torch.float32, torch.int64)
-    assert torch.equal(ids, expected_ids)
-    assert_close(weights, expected_weights)
+    assert torch.equal(ids, logits.sort(dim=1, descending=True, stable=True).indices[:, :top_k])
+    expected = logits.double().softmax(1).gather(1, ids)
+    assert_close(weights, expected / expected.sum(1, keepdim=True) if renormalize else expected)
 
 
 def test_route_gives_good_ids_for_bad_logits(dtype: torch.dtype) -> None:
