@@ -1,0 +1,53 @@
+"""Numbers of float8_e4m3fn by integer arithmetic, as GPUs before sm_89 have no instruction for them.
+
+A byte is 1 sign, 4 exponent (bias 7) and 3 mantissa bits; exponent 0 is subnormal; 0x7F is NaN and there is no
+infinity, so 0x7E is 448, the greatest. Micikevicius et al., "FP8 Formats for Deep Learning", 2022.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def scale_of(greatest: tl.tensor) -> tl.tensor:
+    """What the stored numbers of a vector with this greatest magnitude (float32) are to be multiplied by."""
+    return tl.where(greatest == 0, 1.0, tl.div_rn(greatest, 448.0))
+
+
+@triton.jit
+def encode(x: tl.tensor) -> tl.tensor:
+    """float32 to bytes, rounded to nearest, ties to even; what is above 448 becomes 448, NaN stays NaN."""
+    bits = x.to(tl.uint32, bitcast=True)
+    sign = (bits >> 24) & 0x80
+    magnitude = bits & 0x7FFFFFFF
+    # 20 of 23 mantissa bits go; half of the last kept bit, less one where that bit is even, rounds ties to even.
+    # A carry into the exponent is what it should be. Then the bias of 127 becomes 7.
+    rounded = ((magnitude + 0x7FFFF + ((magnitude >> 20) & 1)) >> 20) - (120 << 3)
+    # Below 2^-6 numbers are multiples of 2^-9, which is what the last bit of a float32 around 2^14 counts: the
+    # sum rounds them.
+    shifted = magnitude.to(tl.float32, bitcast=True) + 16384.0
+    subnormal = shifted.to(tl.uint32, bitcast=True) - 0x46800000
+    code = tl.where(magnitude < 0x3C800000, subnormal, tl.minimum(rounded, 0x7E))
+    code = tl.where(magnitude > 0x7F800000, 0x7F, code)
+    return (code | sign).to(tl.uint8)
+
+
+@triton.jit
+def decode(code: tl.tensor, DTYPE: tl.constexpr) -> tl.tensor:
+    """Bytes to float32, bfloat16 or float16, exactly; the code of NaN becomes 480.
+
+    Exponent and mantissa are moved to where the wider type has its own, which also gives subnormals; the
+    product makes up for the other bias.
+    """
+    if DTYPE == tl.float32:
+        wide = code.to(tl.uint32)
+        bits = ((wide & 0x80) << 24) | ((wide & 0x7F) << 20)
+        return bits.to(tl.float32, bitcast=True) * 1.329227995784916e36  # 2^120
+    half = code.to(tl.uint16)
+    if DTYPE == tl.bfloat16:
+        bits = ((half & 0x80) << 8) | ((half & 0x7F) << 4)
+        return bits.to(tl.bfloat16, bitcast=True) * 1.329227995784916e36  # 2^120
+    bits = ((half & 0x80) << 8) | ((half & 0x7F) << 7)
+    return bits.to(tl.float16, bitcast=True) * 256.0
