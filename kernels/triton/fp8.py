@@ -35,18 +35,18 @@ def encode(x: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
-def decode(code: tl.tensor, DTYPE: tl.constexpr) -> tl.tensor:
-    """Bytes to float32, bfloat16 or float16, exactly; the code of NaN becomes 480.
+def decode(code: tl.tensor, like: tl.tensor) -> tl.tensor:
+    """Bytes to the dtype of `like`, float32, bfloat16 or float16, exactly; the code of NaN becomes 480.
 
     Exponent and mantissa are moved to where the wider type has its own, which also gives subnormals; the
     product makes up for the other bias.
     """
-    if DTYPE == tl.float32:
+    if like.dtype == tl.float32:
         wide = code.to(tl.uint32)
         bits = ((wide & 0x80) << 24) | ((wide & 0x7F) << 20)
         return bits.to(tl.float32, bitcast=True) * 1.329227995784916e36  # 2^120
     half = code.to(tl.uint16)
-    if DTYPE == tl.bfloat16:
+    if like.dtype == tl.bfloat16:
         bits = ((half & 0x80) << 8) | ((half & 0x7F) << 4)
         return bits.to(tl.bfloat16, bitcast=True) * 1.329227995784916e36  # 2^120
     bits = ((half & 0x80) << 8) | ((half & 0x7F) << 7)

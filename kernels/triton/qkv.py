@@ -49,7 +49,7 @@ def _store(
     tl.store(heads[:, None] + START + d[None, :], x.to(dtype), mask=mask)
 
 
-@triton.jit(do_not_specialize=["eps"])
+@triton.jit(do_not_specialize=["eps"], do_not_specialize_on_alignment=["slots"])
 def _store_kernel(
     q_out: tl.tensor,
     cached_keys: tl.tensor,
