@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
@@ -34,7 +34,8 @@ class Launch:
     """Keys at once."""
     num_warps: int
     num_stages: int
-    """Tiles of keys and values that are on their way at once, plus the one worked on."""
+    """How far loads run ahead: with 2 nothing waits for keys, with 3 nor for the table that says where they are;
+    every 2 more have one tile more on its way."""
 
 
 def _power_of_2(least: int) -> int:
@@ -43,25 +44,39 @@ def _power_of_2(least: int) -> int:
 
 @functools.lru_cache
 def launch_of(max_query_len: int, group: int, head_dim: int, dtype: torch.dtype, is_fp8: bool) -> Launch:
-    """The launch for queries of `dtype`, no sequence with more than `max_query_len`. Few answers, as each is
-    compiled when it is first met."""
+    """The launch for queries of `dtype`, no sequence with more than `max_query_len`.
+
+    Few answers, as each is compiled when it is first met. Each was compiled for sm_80 and sm_90 and spills no
+    registers there; nothing has been timed. The first to try on a device are said beside each.
+    """
     heads = _power_of_2(group)
     wide = _power_of_2(head_dim) > 128
+    is_decode = max_query_len == 1
     if dtype == torch.float32:
-        # Plain multiplications, not matrix units: registers bound the tile, and nothing is tuned.
-        block_m = 16 if max_query_len == 1 else 32
-        return Launch(max(block_m, heads), block_n=16 if wide else 32, num_warps=4, num_stages=2)
-    if max_query_len == 1:
-        # 32 KiB a stage (16 of FP8, whose decoding takes registers), two on their way, two or three programs
-        # on a multiprocessor.
-        return Launch(max(16, heads), block_n=32 if wide else 64, num_warps=4, num_stages=3)
-    # A warpgroup's matrix instruction has 64 rows. More rows use each key oftener, but a decode among the
-    # prompts leaves all but `group` of its rows empty.
-    if wide:
-        return Launch(max(64, heads), block_n=32, num_warps=4, num_stages=2)
-    if max_query_len * group <= 64:
-        return Launch(max(64, heads), block_n=64, num_warps=4, num_stages=3)
-    return Launch(max(128, heads), block_n=64, num_warps=8, num_stages=3)
+        # Plain multiplications instead of matrix units: only small tiles stay in registers.
+        block_m = 16 if is_decode or wide else 32
+        num_warps = 4 if is_decode and not is_fp8 else 8
+        block_n = 32 if is_decode and not wide else 16
+        launch = Launch(block_m, block_n, num_warps, num_stages=2)
+    elif is_decode:
+        # A tile of keys and values is 32 KiB (16 of FP8) and is on its way while another is worked on; 39 KiB
+        # and 128 registers let four programs onto a multiprocessor. Try: 5 stages, with a tile more on its way;
+        # 128 keys for FP8.
+        launch = Launch(16, block_n=32 if wide else 64, num_warps=4, num_stages=3)
+    elif wide:
+        # 4 warps would hold 128 numbers of the result each thread, and spill. Try: 128 rows on sm_90.
+        launch = Launch(64, block_n=32, num_warps=8, num_stages=3)
+    elif is_fp8 or max_query_len * group <= 64:
+        # Every warp decodes all keys of a tile: with 4 that is half as much. Try for FP8: 128, 64, 8 warps.
+        launch = Launch(64, block_n=32, num_warps=4, num_stages=3)
+    else:
+        # A warpgroup's matrix instruction has 64 rows, and two work on one tile of keys. More rows would use
+        # a key oftener, but a decode among prompts leaves all but `group` rows empty. Try: 128 keys; 64 rows
+        # of 4 warps, two programs of which fit on a multiprocessor; 5 stages.
+        launch = Launch(128, block_n=64, num_warps=8, num_stages=3)
+    if heads <= launch.block_m:
+        return launch
+    return replace(launch, block_m=heads, num_warps=8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +89,8 @@ class TritonPlan:
     """Parts that each context is cut into; 1 where any sequence may have several queries."""
     slopes: Tensor | None
     """[heads] float32, times log2(e)."""
+    has_native_fp8: bool
+    """Whether the device converts FP8 by itself."""
 
 
 def plan_attention(metadata: AttentionMetadata, shape: AttentionShape) -> AttentionPlan:
@@ -86,7 +103,7 @@ def plan_attention(metadata: AttentionMetadata, shape: AttentionShape) -> Attent
         max_keys = min(metadata.max_context_len, shape.window or metadata.max_context_len)
         num_splits = num_splits_of(num_programs, max_keys, _num_sms(device))
     slopes = _slopes_on(device, shape.alibi_slopes) if shape.alibi_slopes else None
-    return TritonPlan(metadata, shape, num_splits, slopes)
+    return TritonPlan(metadata, shape, num_splits, slopes, _has_native_fp8(device))
 
 
 @functools.lru_cache
@@ -94,6 +111,11 @@ def _num_sms(device: torch.device) -> int:
     if device.type != "cuda":
         return H100_SMS
     return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+@functools.lru_cache
+def _has_native_fp8(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
 
 
 @functools.lru_cache
@@ -154,6 +176,7 @@ def attention(q: Tensor, cache: LayerCache, plan: AttentionPlan, out: Tensor) ->
         IS_DECODE=is_decode,
         IS_SPLIT=num_splits > 1,
         IS_FP8=is_fp8,
+        HAS_NATIVE_FP8=is_fp8 and plan.has_native_fp8,
         HAS_WINDOW=shape.window > 0,
         HAS_CAP=shape.soft_cap > 0,
         HAS_ALIBI=plan.slopes is not None,

@@ -19,9 +19,7 @@ _LOWEST = tl.constexpr(-1.0e30)
 
 
 @triton.jit
-def _tile_of(
-    index: int, cu_seqlens_q: tl.tensor, num_seqs: int, BLOCK_Q: tl.constexpr
-) -> tuple[int, int]:
+def _tile_of(index: int, cu_seqlens_q: tl.tensor, num_seqs: int, BLOCK_Q: tl.constexpr) -> tuple[int, int]:
     """Which sequence the tile belongs to, and which of its tiles it is.
 
     Sequence b's tiles start at cu_seqlens_q[b] // BLOCK_Q + b, which leaves room for what its predecessors
@@ -93,6 +91,7 @@ def _attend(
     BLOCK_SIZE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     IS_FP8: tl.constexpr,
+    HAS_NATIVE_FP8: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
     HAS_CAP: tl.constexpr,
     HAS_ALIBI: tl.constexpr,
@@ -120,8 +119,8 @@ def _attend(
             k = tl.load(keys + at, mask=d < D, other=0)
             v = tl.load(values + at, mask=d < D, other=0)
         if IS_FP8:
-            k = decode(k, q)
-            v = decode(v, q)
+            k = decode(k, q, HAS_NATIVE_FP8)
+            v = decode(v, q, HAS_NATIVE_FP8)
 
         products = tl.dot(q, tl.trans(k), input_precision="ieee")
         if IS_FP8:
@@ -181,6 +180,7 @@ def attention_kernel(
     IS_DECODE: tl.constexpr,
     IS_SPLIT: tl.constexpr,
     IS_FP8: tl.constexpr,
+    HAS_NATIVE_FP8: tl.constexpr,
     HAS_WINDOW: tl.constexpr,
     HAS_CAP: tl.constexpr,
     HAS_ALIBI: tl.constexpr,
@@ -249,7 +249,7 @@ def attention_kernel(
         acc, greatest, total = _attend(
             acc, greatest, total, tile_q, position, slope, begin, end, context_len, table,
             keys, values, key_scales, value_scales, scale, soft_cap, window,
-            KV_HEADS, D, D_PADDED, BLOCK_SIZE, BLOCK_N, IS_FP8, HAS_WINDOW, HAS_CAP, HAS_ALIBI, True,
+            KV_HEADS, D, D_PADDED, BLOCK_SIZE, BLOCK_N, IS_FP8, HAS_NATIVE_FP8, HAS_WINDOW, HAS_CAP, HAS_ALIBI, True,
         )  # fmt: skip
     else:
         seen_by_all = tl.maximum((first_position + 1) // BLOCK_N * BLOCK_N, begin)
@@ -259,18 +259,18 @@ def attention_kernel(
             acc, greatest, total = _attend(
                 acc, greatest, total, tile_q, position, slope, begin, in_all_windows, context_len, table,
                 keys, values, key_scales, value_scales, scale, soft_cap, window,
-                KV_HEADS, D, D_PADDED, BLOCK_SIZE, BLOCK_N, IS_FP8, HAS_WINDOW, HAS_CAP, HAS_ALIBI, True,
+                KV_HEADS, D, D_PADDED, BLOCK_SIZE, BLOCK_N, IS_FP8, HAS_NATIVE_FP8, HAS_WINDOW, HAS_CAP, HAS_ALIBI, True,
             )  # fmt: skip
             begin = in_all_windows
         acc, greatest, total = _attend(
             acc, greatest, total, tile_q, position, slope, begin, seen_by_all, context_len, table,
             keys, values, key_scales, value_scales, scale, soft_cap, window,
-            KV_HEADS, D, D_PADDED, BLOCK_SIZE, BLOCK_N, IS_FP8, HAS_WINDOW, HAS_CAP, HAS_ALIBI, False,
+            KV_HEADS, D, D_PADDED, BLOCK_SIZE, BLOCK_N, IS_FP8, HAS_NATIVE_FP8, HAS_WINDOW, HAS_CAP, HAS_ALIBI, False,
         )  # fmt: skip
         acc, greatest, total = _attend(
             acc, greatest, total, tile_q, position, slope, seen_by_all, end, context_len, table,
             keys, values, key_scales, value_scales, scale, soft_cap, window,
-            KV_HEADS, D, D_PADDED, BLOCK_SIZE, BLOCK_N, IS_FP8, HAS_WINDOW, HAS_CAP, HAS_ALIBI, True,
+            KV_HEADS, D, D_PADDED, BLOCK_SIZE, BLOCK_N, IS_FP8, HAS_NATIVE_FP8, HAS_WINDOW, HAS_CAP, HAS_ALIBI, True,
         )  # fmt: skip
 
     # Without a key, as in the padding of a graph, the sum is 0 and so is the result.
