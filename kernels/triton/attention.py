@@ -29,13 +29,13 @@ class Launch:
     """How a tile is cut and compiled."""
 
     block_m: int
-    """Rows: queries × heads of a KV head's group."""
+    """Rows: each query with each head of a KV head's group."""
     block_n: int
     """Keys at once."""
     num_warps: int
     num_stages: int
-    """How far loads run ahead: with 2 nothing waits for keys, with 3 nor for the table that says where they are;
-    every 2 more have one tile more on its way."""
+    """How far loads run ahead: with 2 the keys, with 3 also the table that says where they are; every 2 more
+    have one tile of keys more on its way."""
 
 
 def _power_of_2(least: int) -> int:
@@ -54,15 +54,14 @@ def launch_of(max_query_len: int, group: int, head_dim: int, dtype: torch.dtype,
     is_decode = max_query_len == 1
     if dtype == torch.float32:
         # Plain multiplications instead of matrix units: only small tiles stay in registers.
-        block_m = 16 if is_decode or wide else 32
-        num_warps = 4 if is_decode and not is_fp8 else 8
         block_n = 32 if is_decode and not wide else 16
-        launch = Launch(block_m, block_n, num_warps, num_stages=2)
+        launch = Launch(16, block_n, num_warps=8 if wide or is_fp8 else 4, num_stages=2)
     elif is_decode:
-        # A tile of keys and values is 32 KiB (16 of FP8) and is on its way while another is worked on; 39 KiB
-        # and 128 registers let four programs onto a multiprocessor. Try: 5 stages, with a tile more on its way;
-        # 128 keys for FP8.
-        launch = Launch(16, block_n=32 if wide else 64, num_warps=4, num_stages=3)
+        # A tile of keys and values is 32 KiB, 16 of FP8; 39 KiB of shared memory and 128 registers let four
+        # programs onto a multiprocessor, so that 128 KiB are on their way where bandwidth times latency asks
+        # for 23. Try: 5 stages; 128 keys for FP8.
+        block_n = 128 if head_dim <= 64 else 32 if wide else 64
+        launch = Launch(16, block_n, num_warps=4, num_stages=3)
     elif wide:
         # 4 warps would hold 128 numbers of the result each thread, and spill. Try: 128 rows on sm_90.
         launch = Launch(64, block_n=32, num_warps=8, num_stages=3)

@@ -11,21 +11,21 @@ import triton.language as tl
 from torch import Tensor
 
 MAX_SPLITS: Final = 32
-"""What one program of the reduction holds at once: 32 × 128 float32 are 16 KiB of registers."""
+"""What one program of the reduction holds at once: of head_dim 128, 16 KiB of registers."""
 MIN_KEYS_PER_SPLIT: Final = 128
-"""At 512 bytes a key (head_dim 128, 16 bits) 64 KiB: 3 µs of one multiprocessor's share of the bandwidth, about
-what launching the reduction costs."""
+"""At 512 bytes a key (head_dim 128, 16 bits) 64 KiB: 3 µs of one multiprocessor's share of the bandwidth,
+about what launching the reduction costs."""
 PROGRAMS_PER_SM: Final = 2
-"""Of a decode's programs two or three fit on a multiprocessor, each with two tiles on the way: with two, about
-100 KiB are in flight where bandwidth × latency asks for 23."""
+"""Each has 32 KiB on the way (see `launch_of`), so two have more than bandwidth times latency asks for,
+23 KiB a multiprocessor, while one alone would wait after each tile."""
 
 
 def num_splits_of(num_programs: int, max_keys: int, num_sms: int) -> int:
     """Into how many parts each context is cut.
 
-    num_programs: sequences × KV heads. max_keys: the longest context, or window. Only numbers that the host
-    knows, so that a recorded graph has one answer; a part's length comes from the context on the device.
-    Nothing is cut where programs fill half the device: two waves of which one is short cost less than another
+    num_programs: sequences times KV heads. max_keys: the longest context, or window. Only numbers that the
+    host knows, so that a recorded graph has one answer; a part's length comes from the context on the device.
+    Nothing is cut where there are enough programs anyway: that some of them end late costs less than another
     pass.
     """
     wanted = num_sms * PROGRAMS_PER_SM // num_programs
@@ -44,8 +44,8 @@ def _reduce_kernel(
     D_PADDED: tl.constexpr,
     SPLITS_PADDED: tl.constexpr,
 ):
-    """Programs: sequences × heads. A split's weight is the sum of its exponentials, of which `partial_log` has
-    the binary logarithm; an empty one's is 0, and what it would have written is not read."""
+    """A program for each sequence and head. A split's weight is the sum of its exponentials, of which
+    `partial_log` has the binary logarithm; an empty one's is 0, and nothing of it is read."""
     pid = tl.program_id(0).to(tl.int64)
     seq = pid // HEADS
     row = tl.load(cu_seqlens_q + seq)

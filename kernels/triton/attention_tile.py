@@ -45,8 +45,9 @@ def _scores(
     HAS_CAP: tl.constexpr,
     HAS_ALIBI: tl.constexpr,
 ) -> tl.tensor:
-    """products: q · k. Scores times log2(e); `scale` and `slope` already have that factor, but where there is a
-    cap: then `scale` is what makes q · k twice the argument of tanh, times log2(e)."""
+    """products: q · k. Returns scores times log2(e), a factor that `scale`, `soft_cap` and `slope` have.
+
+    Where there is a cap, `scale` has to make of products twice the argument of tanh (times log2(e))."""
     if HAS_CAP:
         # tanh(x) = 1 - 2 / (exp(2x) + 1), which is right at both infinities.
         scores = soft_cap * (1.0 - 2.0 / (tl.exp2(products * scale) + 1.0))
@@ -61,9 +62,10 @@ def _scores(
 def _of_keys(pointers: tl.tensor, in_context: tl.tensor, MASKED: tl.constexpr) -> tl.tensor:
     """One number for each key, 0 past the context."""
     if MASKED:
-        return tl.load(pointers, mask=in_context, other=0)
+        x = tl.load(pointers, mask=in_context, other=0)
     else:
-        return tl.load(pointers)
+        x = tl.load(pointers)
+    return x
 
 
 @triton.jit
@@ -185,8 +187,10 @@ def attention_kernel(
     HAS_CAP: tl.constexpr,
     HAS_ALIBI: tl.constexpr,
 ):
-    """Programs: tiles × splits × KV heads, these together, as they read neighbouring memory. `out`
-    [T, HEADS, D], or, where the context is split, `partial` [B, HEADS, splits, D] and `partial_log` without D."""
+    """A program for each tile, split and KV head; these run together, as they read neighbouring memory.
+
+    Writes `out` [T, HEADS, D], or, where contexts are split, `partial` [B, HEADS, splits, D] and
+    `partial_log` [B, HEADS, splits], which `attention_split` puts together."""
     GROUP: tl.constexpr = HEADS // KV_HEADS
     BLOCK_Q: tl.constexpr = BLOCK_M // GROUP
     kv_head = tl.program_id(0) % KV_HEADS
@@ -245,11 +249,12 @@ def attention_kernel(
     keys += of_head
     values += of_head
     if IS_DECODE:
-        # Memory is all that counts: masks are cheap, and one loop loads ahead from its first tile to its last.
+        # Memory is all that counts: masks are cheap, and one loop loads ahead from first tile to last.
         acc, greatest, total = _attend(
             acc, greatest, total, tile_q, position, slope, begin, end, context_len, table,
             keys, values, key_scales, value_scales, scale, soft_cap, window,
-            KV_HEADS, D, D_PADDED, BLOCK_SIZE, BLOCK_N, IS_FP8, HAS_NATIVE_FP8, HAS_WINDOW, HAS_CAP, HAS_ALIBI, True,
+            KV_HEADS, D, D_PADDED, BLOCK_SIZE, BLOCK_N, IS_FP8, HAS_NATIVE_FP8,
+            HAS_WINDOW, HAS_CAP, HAS_ALIBI, True,
         )  # fmt: skip
     else:
         seen_by_all = tl.maximum((first_position + 1) // BLOCK_N * BLOCK_N, begin)
@@ -259,18 +264,21 @@ def attention_kernel(
             acc, greatest, total = _attend(
                 acc, greatest, total, tile_q, position, slope, begin, in_all_windows, context_len, table,
                 keys, values, key_scales, value_scales, scale, soft_cap, window,
-                KV_HEADS, D, D_PADDED, BLOCK_SIZE, BLOCK_N, IS_FP8, HAS_NATIVE_FP8, HAS_WINDOW, HAS_CAP, HAS_ALIBI, True,
+                KV_HEADS, D, D_PADDED, BLOCK_SIZE, BLOCK_N, IS_FP8, HAS_NATIVE_FP8,
+                HAS_WINDOW, HAS_CAP, HAS_ALIBI, True,
             )  # fmt: skip
             begin = in_all_windows
         acc, greatest, total = _attend(
             acc, greatest, total, tile_q, position, slope, begin, seen_by_all, context_len, table,
             keys, values, key_scales, value_scales, scale, soft_cap, window,
-            KV_HEADS, D, D_PADDED, BLOCK_SIZE, BLOCK_N, IS_FP8, HAS_NATIVE_FP8, HAS_WINDOW, HAS_CAP, HAS_ALIBI, False,
+            KV_HEADS, D, D_PADDED, BLOCK_SIZE, BLOCK_N, IS_FP8, HAS_NATIVE_FP8,
+            HAS_WINDOW, HAS_CAP, HAS_ALIBI, False,
         )  # fmt: skip
         acc, greatest, total = _attend(
             acc, greatest, total, tile_q, position, slope, seen_by_all, end, context_len, table,
             keys, values, key_scales, value_scales, scale, soft_cap, window,
-            KV_HEADS, D, D_PADDED, BLOCK_SIZE, BLOCK_N, IS_FP8, HAS_NATIVE_FP8, HAS_WINDOW, HAS_CAP, HAS_ALIBI, True,
+            KV_HEADS, D, D_PADDED, BLOCK_SIZE, BLOCK_N, IS_FP8, HAS_NATIVE_FP8,
+            HAS_WINDOW, HAS_CAP, HAS_ALIBI, True,
         )  # fmt: skip
 
     # Without a key, as in the padding of a graph, the sum is 0 and so is the result.

@@ -1,8 +1,8 @@
 """Norm, rotation and the store of keys and values in one pass: each number is read once and written once.
 
 A program has one token and some heads of one part, queries or keys or values, so that it branches once, the
-same way for all its threads. A head is cut into what turns against each other, first and second half of R, and
-the rest: three tiles that are loaded and stored in whole vectors whatever R and D are.
+same way for all its threads. A head is cut into what turns against each other, first and second half of R,
+and the rest: three tiles that are loaded and stored in whole vectors whatever R and D are.
 """
 
 from __future__ import annotations
@@ -146,8 +146,8 @@ def _store_kernel(
 
 
 _BYTES_PER_PROGRAM = 4096
-"""32 bytes, two whole vectors, for each of 128 threads: enough to hide a load, and a decode of few tokens still
-has some programs for each multiprocessor."""
+"""32 bytes, two whole vectors, for each of 128 threads: two loads on their way, and a decode of few tokens
+still has some programs for each multiprocessor."""
 
 
 def _launch(
