@@ -129,8 +129,6 @@ def attention(q: Tensor, cache: LayerCache, plan: AttentionPlan, out: Tensor) ->
     metadata, shape, num_splits = plan.metadata, plan.shape, plan.num_splits
     num_tokens, num_heads, head_dim = q.shape
     num_seqs = metadata.context_lens.shape[0]
-    if num_tokens == 0:
-        return
     group = num_heads // shape.num_kv_heads
     is_decode, is_fp8 = metadata.max_query_len == 1, cache.key_scales is not None
     launch = launch_of(metadata.max_query_len, group, head_dim, q.dtype, is_fp8)

@@ -167,8 +167,6 @@ def _launch(
     most_heads = triton.next_power_of_2(max(num_heads, num_kv_heads))
     block_heads = min(most_heads, 1 << (fitting.bit_length() - 1))
     num_blocks = -(-num_heads // block_heads) + 2 * -(-num_kv_heads // block_heads)
-    if num_tokens == 0:
-        return
     is_fp8 = cache.key_scales is not None
     kernel: Any = _store_kernel[(num_tokens * num_blocks,)]
     kernel(

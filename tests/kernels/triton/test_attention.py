@@ -67,6 +67,20 @@ def test_any_number_of_splits_gives_the_same(
     assert_close(run(paged, reference, num_splits), expected_of(paged, reference), looser(dtype))
 
 
+@pytest.mark.skipif(DEVICE != "cuda", reason="the interpreter always decodes by integer arithmetic")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", [case for case in CASES if case.is_fp8], ids=str)
+def test_fp8_without_its_instruction_gives_the_same(case: Case, dtype: torch.dtype) -> None:
+    paged = paged_of(case, dtype)
+    plan = plan_attention(paged.metadata, paged.shape)
+    assert isinstance(plan, TritonPlan)
+    results = []
+    for has_native_fp8 in {False, plan.has_native_fp8}:
+        results.append(torch.full_like(paged.q, torch.nan))
+        attention(paged.q, paged.cache, replace(plan, has_native_fp8=has_native_fp8), results[-1])
+    assert torch.equal(results[0], results[-1])
+
+
 @pytest.mark.parametrize(("lengths", "num_splits"), [(DECODES, 1), (DECODES, 3), (MIXED, 1)], ids=str)
 def test_a_query_without_a_context_gets_zeros(
     lengths: list[tuple[int, int]], num_splits: int, reference: OpSet
