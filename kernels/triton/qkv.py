@@ -49,6 +49,12 @@ def _store(
     tl.store(heads[:, None] + START + d[None, :], x.to(dtype), mask=mask)
 
 
+@triton.jit
+def _encode_scaled(x: tl.tensor, scale: tl.tensor) -> tl.tensor:
+    """x: [heads, numbers]; scale: [heads]."""
+    return encode(tl.div_rn(x, tl.broadcast_to(scale[:, None], x.shape)))
+
+
 @triton.jit(do_not_specialize=["eps"], do_not_specialize_on_alignment=["slots"])
 def _store_kernel(
     q_out: tl.tensor,
@@ -123,10 +129,10 @@ def _store_kernel(
             first = turned
 
     if is_query:
-        target = q_out + (t * HEADS + head) * D
-        _store(target, first, kept, 0, HALF, HALF_PADDED)
-        _store(target, second, kept, HALF, HALF, HALF_PADDED)
-        _store(target, rest, kept, 2 * HALF, REST, REST_PADDED)
+        to_q = q_out + (t * HEADS + head) * D
+        _store(to_q, first, kept, 0, HALF, HALF_PADDED)
+        _store(to_q, second, kept, HALF, HALF, HALF_PADDED)
+        _store(to_q, rest, kept, 2 * HALF, REST, REST_PADDED)
     else:
         place = tl.load(slots + t) * KV_HEADS + head
         target = (cached_values if is_value else cached_keys) + place * D
@@ -137,12 +143,13 @@ def _store_kernel(
             poison = 0.0 * (tl.sum(first, 1) + tl.sum(second, 1) + tl.sum(rest, 1))
             scale = scale_of(greatest + poison)
             tl.store((value_scales if is_value else key_scales) + place, scale, mask=kept)
-            divisor = tl.broadcast_to(scale[:, None], (BLOCK_HEADS, HALF_PADDED))
-            first, second = encode(tl.div_rn(first, divisor)), encode(tl.div_rn(second, divisor))
-            rest = encode(tl.div_rn(rest, tl.broadcast_to(scale[:, None], (BLOCK_HEADS, REST_PADDED))))
-        _store(target, first, kept, 0, HALF, HALF_PADDED)
-        _store(target, second, kept, HALF, HALF, HALF_PADDED)
-        _store(target, rest, kept, 2 * HALF, REST, REST_PADDED)
+            _store(target, _encode_scaled(first, scale), kept, 0, HALF, HALF_PADDED)
+            _store(target, _encode_scaled(second, scale), kept, HALF, HALF, HALF_PADDED)
+            _store(target, _encode_scaled(rest, scale), kept, 2 * HALF, REST, REST_PADDED)
+        else:
+            _store(target, first, kept, 0, HALF, HALF_PADDED)
+            _store(target, second, kept, HALF, HALF, HALF_PADDED)
+            _store(target, rest, kept, 2 * HALF, REST, REST_PADDED)
 
 
 _BYTES_PER_PROGRAM = 4096
