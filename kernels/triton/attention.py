@@ -46,8 +46,9 @@ def _power_of_2(least: int) -> int:
 def launch_of(max_query_len: int, group: int, head_dim: int, dtype: torch.dtype, is_fp8: bool) -> Launch:
     """The launch for queries of `dtype`, no sequence with more than `max_query_len`.
 
-    Few answers, as each is compiled when it is first met. Each was compiled for sm_80 and sm_90 and spills no
-    registers there; nothing has been timed. The first to try on a device are said beside each.
+    Few answers, as each is compiled when it is first met. They were chosen by what they compile to for sm_80
+    and sm_90, without spilling registers to speak of; nothing has been timed. What to try first on a device is
+    said beside each.
     """
     heads = _power_of_2(group)
     wide = _power_of_2(head_dim) > 128

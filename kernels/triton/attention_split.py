@@ -54,8 +54,7 @@ def _reduce_kernel(
     s = tl.arange(0, SPLITS_PADDED)
     d = tl.arange(0, D_PADDED)
     log = tl.load(partial_log + pid * num_splits + s, mask=s < num_splits, other=float("-inf"))
-    # Not `log > -inf`, which NaN is not: it has to come through.
-    full = log != float("-inf")
+    full = log > float("-inf")
     greatest = tl.maximum(tl.max(log, 0), -1.0e30)
     weight = tl.exp2(log - greatest)
     total = tl.sum(weight, 0)
