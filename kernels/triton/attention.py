@@ -47,8 +47,8 @@ def launch_of(max_query_len: int, group: int, head_dim: int, dtype: torch.dtype,
     """The launch for queries of `dtype`, no sequence with more than `max_query_len`.
 
     Few answers, as each is compiled when it is first met. They were chosen by what they compile to for sm_80
-    and sm_90, without spilling registers to speak of; nothing has been timed. What to try first on a device is
-    said beside each.
+    and sm_90, without spilling registers to speak of; nothing has been timed. What to try first on a device
+    is said beside each.
     """
     heads = _power_of_2(group)
     wide = _power_of_2(head_dim) > 128
