@@ -14,9 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-CHUNK = 2048
-"""Logits of a program: four 16-byte loads for every thread of 4 warps. 75 programs for one row of 151,936, so
-that a row alone keeps half of an H100 busy."""
+from kernels.triton.weight import CHUNK, order
+
 NUM_WARPS = 4
 
 
@@ -51,13 +50,3 @@ def _rows_kernel(best, out, num_chunks, CHUNKS: tl.constexpr):
     least = -9223372036854775808
     of_chunks = tl.load(best + row * num_chunks + chunks, mask=chunks < num_chunks, other=least)
     tl.store(out + row, 0x7FFFFFFF - (tl.max(of_chunks) & 0xFFFFFFFF))
-
-
-@triton.jit
-def order(x):
-    """int32 in the order of the float32 x: greater for greater, equal for equal (0.0 and -0.0 too), NaN above
-    all and equal to each other."""
-    bits = tl.where(x == 0.0, 0.0, x).to(tl.int32, bitcast=True)
-    # Negative floats grow downwards: all bits but the sign are turned.
-    bits = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
-    return tl.where(x == x, bits, 0x7FFFFFFF)
