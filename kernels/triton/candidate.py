@@ -134,7 +134,10 @@ def _candidates_kernel(
         own_peaks = tl.load(group_peaks + row * num_groups + indices, mask=indices < num_groups, other=float("-inf"))
         scaled = scale(own_peaks, peak, degrees)
         keys = tl.where(indices < num_groups, order(scaled), ABSENT)
-        low = tl.maximum(low, _least_kept(keys, weigh(scaled), top_k, top_p, total))
+        # What top_p counts over: the whole row, or else what is held, which is all that other filters left.
+        plain = (top_k == 0) & (low == LEAST)
+        low = tl.maximum(low, _least_kept(keys, weigh(scaled), top_k, tl.where(plain, top_p, 1.0), total))
+        total = tl.where(plain, total, 0)
         num_chosen = _choose_groups(keys >= low, indices, groups + row * MAX_GROUPS, MAX_GROUPS)
         bound = low
         if num_chosen <= MAX_GROUPS:
@@ -157,7 +160,7 @@ def _candidates_kernel(
                 start += HELD
             if count <= HELD:
                 tl.debug_barrier()
-                token = _draw_held(values, ids, count, low, top_k, top_p, tl.load(uniforms + row), HELD)
+                token = _draw_held(values, ids, count, low, top_k, top_p, total, tl.load(uniforms + row), HELD)
                 tl.store(out + row, token.to(tl.int64))
                 bound = tl.full([], DONE, tl.int32)
     tl.store(bounds + row, bound)
@@ -178,8 +181,7 @@ def _peak_and_mass(peaks, masses, num_chunks, temperature, CHUNKS: tl.constexpr)
 def _least_kept(keys, weights, top_k, top_p, total):
     """The key of a peak that top_k and top_p keep together, or `LEAST` where the peaks don't tell one.
 
-    top_p counts over what others left, which is no more than the total; but where top_k is on, its own bound is
-    the one that holds for both.
+    top_k's own bound holds for both. top_p must be 1 where min_p is on: it counts over what that left.
     """
     by_count = top_k > 0
     measures = tl.where(by_count, (keys != ABSENT).to(tl.int64), weights)
@@ -202,8 +204,9 @@ def _choose_groups(chosen, indices, groups, MAX_GROUPS: tl.constexpr):
 
 
 @triton.jit
-def _draw_held(values, ids, count, low, top_k, top_p, uniform, HELD: tl.constexpr):
-    """The token that the uniform draws of those that are held, by exact bounds."""
+def _draw_held(values, ids, count, low, top_k, top_p, of_row, uniform, HELD: tl.constexpr):
+    """The token that the uniform draws of those that are held, by exact bounds. top_p counts over the mass
+    `of_row`, or, where that is 0, over what is held."""
     places = tl.arange(0, HELD)
     held = places < count
     scaled = tl.load(values + places, mask=held, other=float("-inf"))
@@ -213,7 +216,8 @@ def _draw_held(values, ids, count, low, top_k, top_p, uniform, HELD: tl.constexp
     weights = tl.where(keys >= low, weigh(scaled), 0)
     total = tl.sum(weights)
     if (top_p < 1.0) & (total > 0):
-        low = find(keys, weights, low, goal_of(top_p, total))
+        goal = tl.minimum(goal_of(top_p, tl.where(of_row > 0, of_row, total)), total)
+        low = find(keys, weights, low, goal)
         weights = tl.where(keys >= low, weights, 0)
         total = tl.sum(weights)
     drawn = tl.min(tl.where(tl.cumsum(weights) > portion(total, uniform), places, HELD - 1))
