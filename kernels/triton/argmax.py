@@ -1,7 +1,7 @@
 """See `kernels.argmax`. One read of the logits: the greatest of each chunk, then the greatest of those.
 
-A logit and its id are one integer (see `order`), so "the first of the greatest" is a maximum of integers, which
-comes out the same in whatever order it is taken.
+A logit and its id are one integer (see `order`), so "the first of the greatest" is a maximum of integers,
+which comes out the same in whatever order it is taken.
 """
 
 # pyright: reportUnknownParameterType=false, reportMissingParameterType=false, reportCallIssue=false
@@ -29,7 +29,9 @@ def argmax(logits: Tensor) -> Tensor:
         _chunks_kernel[(num_rows, num_chunks)](
             logits, best, vocab_size, logits.stride(0), CHUNK=CHUNK, num_warps=NUM_WARPS
         )
-        _rows_kernel[(num_rows,)](best, out, num_chunks, CHUNKS=triton.next_power_of_2(num_chunks), num_warps=1)
+        _rows_kernel[(num_rows,)](
+            best, out, num_chunks, CHUNKS=triton.next_power_of_2(num_chunks), num_warps=1
+        )
     return out
 
 

@@ -1,9 +1,10 @@
 """Bounds of rows whose filters leave many tokens, by a search over the row.
 
-A pass over the row gives the count or the mass above three keys, so that what is sought lies in a quarter of the
-interval before, and the least and greatest key inside that, which ends the search early where few different
-logits are left: after some 10 passes, 16 at most. Keys are the logits' bits in order (see `order`), so the bound is
-exact. A row alone takes one multiprocessor's time; such rows are rare where anyone waits for them.
+A pass over the row gives the count or the mass above three keys, so that what is sought lies in a quarter of
+the interval before, and the least and greatest key inside that, which ends the search early where few
+different logits are left: after some 10 passes, 16 at most. Keys are the logits' bits in order (see
+`order`), so the bound is exact. A row alone takes one multiprocessor's time; such rows are rare where anyone
+waits for them.
 """
 
 # pyright: reportUnknownParameterType=false, reportMissingParameterType=false, reportCallIssue=false
@@ -17,16 +18,16 @@ from torch import Tensor
 
 from kernels.triton.candidate import Filters
 from kernels.triton.chunk import DONE, Chunks
-from kernels.triton.weight import ABSENT, CHUNK, LEAST, goal_of, load_logits, order, scale, weigh
+from kernels.triton.weight import ABSENT, CHUNK, goal_of, load_logits, order, scale, weigh
 
 NUM_WARPS = 8
-"""With 2,048 logits at a time and four 64-bit sums for each: about 100 registers a thread, so that two rows share
-a multiprocessor."""
+"""With 2,048 logits at a time and four 64-bit sums for each: about 100 registers a thread, so that two rows
+share a multiprocessor."""
 
 
 def find_bounds(logits: Tensor, filters: Filters, chunks: Chunks, bounds: Tensor) -> None:
-    """Makes of the bounds that all filters keep, [R] int32, the bounds of what is kept, and of the masses of the
-    chunks those of what is kept. Rows whose bound is `DONE` or `ABSENT` stay as they are."""
+    """Makes of the bounds that all filters keep, [R] int32, the bounds of what is kept, and of the masses of
+    the chunks those of what is kept. Rows whose bound is `DONE` or `ABSENT` stay as they are."""
     num_rows, num_chunks = chunks.peaks.shape
     _bounds_kernel[(num_rows,)](
         logits,
@@ -86,7 +87,9 @@ def _bounds_kernel(
 
 
 @triton.jit
-def _total(logits, vocab_size, peak, temperature, low, by_count, NUM_CHUNKS: tl.constexpr, CHUNK: tl.constexpr):
+def _total(
+    logits, vocab_size, peak, temperature, low, by_count, NUM_CHUNKS: tl.constexpr, CHUNK: tl.constexpr
+):
     """How many tokens, or what mass, there is from the bound up."""
     sums = tl.zeros([CHUNK], tl.int64)
     for chunk in range(NUM_CHUNKS):
@@ -98,7 +101,9 @@ def _total(logits, vocab_size, peak, temperature, low, by_count, NUM_CHUNKS: tl.
 
 
 @triton.jit
-def _find(logits, vocab_size, peak, temperature, low, goal, by_count, NUM_CHUNKS: tl.constexpr, CHUNK: tl.constexpr):
+def _find(
+    logits, vocab_size, peak, temperature, low, goal, by_count, NUM_CHUNKS: tl.constexpr, CHUNK: tl.constexpr
+):
     """See `find`, over a row."""
     high = low * 0 + 1
     while high - low > 1:

@@ -1,9 +1,9 @@
 """Draws of rows whose filters leave few tokens, from few groups of the vocabulary.
 
-What a filter keeps at least can be told from the groups' peaks: the k-th greatest peak is no greater than the k-th
-greatest logit, and where peaks down to one have top_p of all mass, so have the logits down to it. Groups whose
-peak is below that bound hold nothing that is kept; the tokens of the others that are not below it, where they are
-at most HELD, fit into one program's registers, which finds the exact bounds and draws.
+What a filter keeps at least can be told from the groups' peaks: the k-th greatest peak is no greater than
+the k-th greatest logit, and where peaks down to one have top_p of all mass, so have the logits down to it.
+Groups whose peak is below that bound hold nothing that is kept; the tokens of the others that are not below
+it, where they are at most HELD, fit into one program's registers, which finds the exact bounds and draws.
 """
 
 # pyright: reportUnknownParameterType=false, reportMissingParameterType=false, reportCallIssue=false
@@ -35,8 +35,8 @@ from kernels.triton.weight import (
 HELD = 4096
 """Candidates of a row: 16 for each thread."""
 MAX_GROUPS = 512
-"""Groups that are searched for candidates: an eighth of the largest vocabulary. A row that would need more most
-often has more than HELD candidates too."""
+"""Groups that are searched for candidates: an eighth of the largest vocabulary. A row that would need more
+most often has more than HELD candidates too."""
 NUM_WARPS = 8
 
 
@@ -58,7 +58,8 @@ def draw_candidates(
     logits: Tensor, uniforms: Tensor, filters: Filters, chunks: Chunks, bounds: Tensor, out: Tensor
 ) -> None:
     """Writes to out, [R] int64, the token ids of rows that it can draw, and to bounds, [R] int32: `DONE` for
-    those, `ABSENT` for rows without filters, for others the `order` of a logit that all their filters keep."""
+    those, `ABSENT` for rows without filters, for others the `order` of a logit that all their filters
+    keep."""
     num_rows, num_chunks = chunks.peaks.shape
     assert chunks.group_peaks is not None
     num_groups = chunks.group_peaks.shape[1]
@@ -129,9 +130,13 @@ def _candidates_kernel(
     low = order(tl.load(log_min_ps + row))
     bound = tl.full([], ABSENT, tl.int32)
     if (top_k > 0) | (top_p < 1.0) | (low > LEAST):
-        peak, total = _peak_and_mass(peaks + row * num_chunks, masses + row * num_chunks, num_chunks, degrees, CHUNKS)
+        peak, total = _peak_and_mass(
+            peaks + row * num_chunks, masses + row * num_chunks, num_chunks, degrees, CHUNKS
+        )
         indices = tl.arange(0, GROUPS)
-        own_peaks = tl.load(group_peaks + row * num_groups + indices, mask=indices < num_groups, other=float("-inf"))
+        own_peaks = tl.load(
+            group_peaks + row * num_groups + indices, mask=indices < num_groups, other=float("-inf")
+        )
         scaled = scale(own_peaks, peak, degrees)
         keys = tl.where(indices < num_groups, order(scaled), ABSENT)
         # What top_p counts over: the whole row, or else what is held, which is all that other filters left.
@@ -160,7 +165,9 @@ def _candidates_kernel(
                 start += HELD
             if count <= HELD:
                 tl.debug_barrier()
-                token = _draw_held(values, ids, count, low, top_k, top_p, total, tl.load(uniforms + row), HELD)
+                token = _draw_held(
+                    values, ids, count, low, top_k, top_p, total, tl.load(uniforms + row), HELD
+                )
                 tl.store(out + row, token.to(tl.int64))
                 bound = tl.full([], DONE, tl.int32)
     tl.store(bounds + row, bound)

@@ -35,7 +35,7 @@ class Chunks:
 def measure_chunks(logits: Tensor, temperature: Tensor, with_groups: bool) -> Chunks:
     """logits: [R, V] float32, R and V above 0; temperature: [R] float32."""
     num_rows, vocab_size = logits.shape
-    num_chunks = triton.cdiv(vocab_size, CHUNK)
+    num_chunks = -(-vocab_size // CHUNK)
     chunks = Chunks(
         peaks=logits.new_empty((num_rows, num_chunks)),
         masses=logits.new_empty((num_rows, num_chunks), dtype=torch.int64),

@@ -1,8 +1,8 @@
 """See `kernels.logprob`. One read of the logits, then K groups of each row.
 
-The first K of all tokens lie in the first K of all groups, both in order of (peak, lower index): before a token of
-another group come the K groups' peaks, each greater, or equal and of a lower id. Logit and id are one integer, so
-that the first is a maximum and nothing needs to be sorted.
+The first K of all tokens lie in the first K of all groups, both in order of (peak, lower index): before a
+token of another group come the K groups' peaks, each greater, or equal and of a lower id. Logit and id are
+one integer, so that the first is a maximum and nothing needs to be sorted.
 """
 
 # pyright: reportUnknownParameterType=false, reportMissingParameterType=false, reportCallIssue=false
@@ -29,7 +29,7 @@ NUM_WARPS_OF_ROW = 8
 def top_logprobs(logits: Tensor, token_ids: Tensor, num_top: int) -> TopLogprobs:
     """See `kernels.logprob.top_logprobs`."""
     num_rows, vocab_size = logits.shape
-    num_chunks = triton.cdiv(vocab_size, CHUNK)
+    num_chunks = -(-vocab_size // CHUNK)
     num_groups = num_chunks * (CHUNK // GROUP)
     found = TopLogprobs(
         chosen=logits.new_empty(num_rows),
@@ -104,8 +104,8 @@ def _measure_kernel(
     CHUNK: tl.constexpr,
     GROUP: tl.constexpr,
 ):
-    """Of each chunk: the greatest logit, the sum of the weights from there, the tokens before the chosen one; and
-    its groups' greatest logits."""
+    """Of each chunk: the greatest logit, the sum of the weights from there, the tokens before the chosen
+    one; and its groups' greatest logits."""
     row, chunk = tl.program_id(0).to(tl.int64), tl.program_id(1)
     at = row * tl.num_programs(1) + chunk
     logits += row * stride

@@ -1,6 +1,6 @@
 """See `kernels.philox`: one launch for a step's rows, which is all that it costs."""
 
-# pyright: reportUnknownParameterType=false, reportMissingParameterType=false, reportCallIssue=false
+# pyright: reportUnknownParameterType=false, reportMissingParameterType=false, reportCallIssue=false, reportGeneralTypeIssues=false
 # Parameters of a kernel are values of Triton's without a useful type; launch options are none of them.
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from torch import Tensor
 from kernels.philox import MULTIPLIERS, ROUNDS, WEYL
 
 BLOCK = 128
-"""Rows of a program: one for each thread of 4 warps."""
+"""Rows of a program: one for each thread of its warps."""
+NUM_WARPS = 4
 
 _ROUNDS = tl.constexpr(ROUNDS)
 _MULTIPLIER_0, _MULTIPLIER_1 = tl.constexpr(MULTIPLIERS[0]), tl.constexpr(MULTIPLIERS[1])
@@ -26,7 +27,9 @@ def philox(key: Tensor, counter: Tensor) -> Tensor:
     out = torch.empty((num_rows, 4), dtype=torch.int64, device=key.device)
     if num_rows > 0:
         grid = (triton.cdiv(num_rows, BLOCK),)
-        _philox_kernel[grid](key, counter, out, num_rows, key.stride(0), counter.stride(0), BLOCK=BLOCK)
+        _philox_kernel[grid](
+            key, counter, out, num_rows, key.stride(0), counter.stride(0), BLOCK=BLOCK, num_warps=NUM_WARPS
+        )
     return out
 
 
@@ -36,7 +39,7 @@ def uniform(seeds: Tensor, output_indices: Tensor, samples: Tensor) -> Tensor:
     out = torch.empty(num_rows, dtype=torch.float32, device=seeds.device)
     if num_rows > 0:
         grid = (triton.cdiv(num_rows, BLOCK),)
-        _uniform_kernel[grid](seeds, output_indices, samples, out, num_rows, BLOCK=BLOCK)
+        _uniform_kernel[grid](seeds, output_indices, samples, out, num_rows, BLOCK=BLOCK, num_warps=NUM_WARPS)
     return out
 
 

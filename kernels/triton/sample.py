@@ -1,10 +1,10 @@
 """See `kernels.sample`: no sort of the vocabulary, and no noise for each of its tokens.
 
-1. One read of the logits gives each chunk's greatest and its mass, relative to that; where any row filters, each
-   group's greatest too (`kernels.triton.chunk`).
+1. One read of the logits gives each chunk's greatest and its mass, relative to that; where any row filters,
+   each group's greatest too (`kernels.triton.chunk`).
 2. Rows whose filters leave few tokens are drawn from those groups that can hold them
-   (`kernels.triton.candidate`); for others a search over the row finds the bound, and each chunk's mass above it
-   (`kernels.triton.bound`). Rows without filters leave both at once.
+   (`kernels.triton.candidate`); for others a search over the row finds the bound, and each chunk's mass
+   above it (`kernels.triton.bound`). Rows without filters leave both at once.
 3. The chunks' masses give the chunk that holds the draw, a second look into that chunk the token.
 """
 

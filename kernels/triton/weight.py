@@ -1,9 +1,9 @@
 """What the sampling kernels share: a logit's distance from the best, its weight, and sums of weights.
 
-Weights are whole numbers, exp(distance) in units of 2⁻⁴⁴. Sums of integers are exact in whatever order they are
-taken, so a row draws the same token alone and among others, split or whole; a sum over 2¹⁸ tokens stays below
-2⁶³; and as the draw's threshold is below the sum, some token always exceeds it: no rounding reaches a token of
-weight 0. What is cut off each weight adds up to at most 2⁻²⁶ of the sum.
+Weights are whole numbers, exp(distance) in units of 2⁻⁴⁴. Sums of integers are exact in whatever order they
+are taken, so a row draws the same token alone and among others, split or whole; a sum over 2¹⁸ tokens stays
+below 2⁶³; and as the draw's threshold is below the sum, some token always exceeds it: no rounding reaches a
+token of weight 0. What is cut off each weight adds up to at most 2⁻²⁶ of the sum.
 """
 
 # pyright: reportUnknownParameterType=false, reportMissingParameterType=false
@@ -15,8 +15,8 @@ import triton
 import triton.language as tl
 
 CHUNK = 2048
-"""Logits of a program that reads rows in parts: four 16-byte loads for every thread of 4 warps. 75 programs for
-one row of 151,936 logits, so that a row alone keeps half of an H100 busy."""
+"""Logits of a program that reads rows in parts: four 16-byte loads for every thread of 4 warps. 75 programs
+for one row of 151,936 logits, so that a row alone keeps half of an H100 busy."""
 GROUP = 64
 """Logits of which the greatest is kept, to find candidates without reading everything again: 256 bytes in a
 row, and at most 4,096 groups in a vocabulary of 2¹⁸."""

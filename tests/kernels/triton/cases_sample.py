@@ -34,7 +34,9 @@ def params_of(rows: list[tuple[int, float, float]], temperature: list[float]) ->
     """Rows of (top_k, top_p, min_p), and temperatures taken in turn."""
     top_k, top_p, min_p = (list(column) for column in zip(*rows, strict=True))
     return SamplingTensors(
-        temperature=torch.tensor([temperature[i % len(temperature)] for i in range(len(rows))], device=DEVICE),
+        temperature=torch.tensor(
+            [temperature[i % len(temperature)] for i in range(len(rows))], device=DEVICE
+        ),
         top_k=torch.tensor(top_k, device=DEVICE),
         top_p=torch.tensor(top_p, device=DEVICE),
         min_p=torch.tensor(min_p, device=DEVICE),
@@ -51,8 +53,8 @@ def some_params(num_rows: int, seed: int) -> SamplingTensors:
 
 
 def logits_of(num_rows: int, vocab_size: int, seed: int) -> Tensor:
-    """In turn flat, plain, and sharp rows; every third of few different logits, every fifth half masked, every
-    seventh but one token masked."""
+    """In turn flat, plain, and sharp rows; every third of few different logits, every fifth half masked,
+    every seventh but one token masked."""
     generator = torch.Generator().manual_seed(seed)
     spread = torch.tensor([0.1, 1.0, 4.0, 12.0])[torch.arange(num_rows) % 4, None]
     logits = torch.randn(num_rows, vocab_size, generator=generator) * spread

@@ -42,7 +42,9 @@ def test_philox_has_the_published_words() -> None:
 def test_argmax(vocab_size: int, reference: OpSet) -> None:
     logits = logits_of(9, vocab_size, 0)
     assert torch.equal(argmax(logits), reference.argmax(logits))
-    assert torch.equal(argmax(logits[::2, : max(vocab_size // 2, 1)]), logits[::2, : max(vocab_size // 2, 1)].argmax(1))
+    assert torch.equal(
+        argmax(logits[::2, : max(vocab_size // 2, 1)]), logits[::2, : max(vocab_size // 2, 1)].argmax(1)
+    )
     logits[0] = -torch.inf
     logits[1, vocab_size // 2 :] = torch.nan
     logits[2, vocab_size // 3] = torch.inf

@@ -46,7 +46,8 @@ def kept_of(logits: Tensor, params: SamplingTensors, row: int) -> tuple[Tensor, 
 
 
 def assert_draws(logits: Tensor, uniforms: Tensor, params: SamplingTensors, drawn: Tensor) -> int:
-    """Every token is the reference's, or the uniform is at its boundary. Returns how many are not the same."""
+    """Every token is the reference's, or the uniform is at its boundary. Returns how many are not the
+    same."""
     different = 0
     for row, token in enumerate(drawn.tolist()):
         scaled, kept = kept_of(logits, params, row)
@@ -57,7 +58,8 @@ def assert_draws(logits: Tensor, uniforms: Tensor, params: SamplingTensors, draw
         uniform = uniforms[row].item()
         before = cdf[token - 1].item() if token > 0 else 0.0
         assert before - TOLERANCE <= uniform <= cdf[token].item() + TOLERANCE, f"row {row}: token {token}"
-        different += token != int((cdf <= uniform).sum())
+        # At the ends of the interval the reference finds tokens of a weight below any boundary's tolerance.
+        different += 0 < uniform < BELOW_ONE and token != int((cdf <= uniform).sum())
     return different
 
 
@@ -72,7 +74,9 @@ def test_draws_are_those_of_the_reference(vocab_size: int, reference: OpSet) -> 
             different += assert_draws(logits, uniforms, params, drawn)
             assert torch.equal(logits, before), "sampling must leave its input alone"
             num_rows += ROWS
-        assert (drawn != reference.sample(logits, uniforms, params)).sum() <= 1 + ROWS // 50
+        inner = (uniforms > 0) & (uniforms < BELOW_ONE)
+        same = drawn == reference.sample(logits, uniforms, params)
+        assert (inner & ~same).sum() <= 1 + ROWS // 50
     assert different <= 1 + num_rows // 50, "more draws at boundaries than chance puts there"
 
 
