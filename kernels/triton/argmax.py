@@ -24,7 +24,7 @@ def argmax(logits: Tensor) -> Tensor:
     num_rows, vocab_size = logits.shape
     out = torch.empty(num_rows, dtype=torch.int64, device=logits.device)
     if num_rows > 0:
-        num_chunks = triton.cdiv(vocab_size, CHUNK)
+        num_chunks = -(-vocab_size // CHUNK)
         best = torch.empty((num_rows, num_chunks), dtype=torch.int64, device=logits.device)
         _chunks_kernel[(num_rows, num_chunks)](
             logits, best, vocab_size, logits.stride(0), CHUNK=CHUNK, num_warps=NUM_WARPS

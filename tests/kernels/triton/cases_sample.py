@@ -94,3 +94,6 @@ COMPILED: list[tuple[str, Callable[[], None]]] = [
     (f"sample-{vocab_size}-{'filtered' if filtered else 'plain'}", partial(_compiled, vocab_size, filtered))
     for vocab_size, filtered in ((151_936, False), (151_936, True), (262_143, True), (63, True))
 ]
+
+SPILL_LIMITS = {"_bounds_kernel": 24}
+"""Bytes: on sm_80, where the vocabulary's size is odd and loads are of single words."""

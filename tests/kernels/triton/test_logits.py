@@ -81,8 +81,8 @@ def test_penalties_have_the_reference_s_bits(vocab_size: int, reference: OpSet) 
 
 @pytest.mark.parametrize(
     ("vocab_size", "num_top"),
-    [(size, top) for size, top in zip(VOCAB_SIZES, (1, 63, 20, 5, 20, 20), strict=False)]
-    + [(63, 0), (1000, 64), (4097, 65), (2049, 64)],
+    [(size, top) for size, top in zip(VOCAB_SIZES, (1, 20, 20, 5, 20, 20), strict=False)]
+    + [(63, 0), (2049, 64), (4097, 65)],
 )
 def test_log_probabilities(vocab_size: int, num_top: int, reference: OpSet) -> None:
     logits = logits_of(7, vocab_size, 5)
