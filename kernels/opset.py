@@ -57,8 +57,9 @@ def load_op_set(name: str) -> OpSet:
     """
     if name == "cpu":
         from kernels import cpu
+        from kernels.cpu import native
 
-        return cpu.make_op_set()
+        return cpu.make_op_set(native.load())
     if name == "reference":
         from kernels import reference
 

@@ -5,11 +5,11 @@ What was measured and decided is said in the file of each operation.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 
 import torch
 
-from kernels.cpu import native
 from kernels.cpu.activation import act_and_mul, activate
 from kernels.cpu.argmax import argmax
 from kernels.cpu.attention import CpuAttention
@@ -36,9 +36,9 @@ from kernels.opset import OpSet
 log = logging.getLogger(__name__)
 
 
-def make_op_set() -> OpSet:
-    """The fastest of what this build of torch has; what it lacks is said in the log."""
-    library = native.load()
+def make_op_set(library: ctypes.CDLL | None) -> OpSet:
+    """library: the C++ kernels, see `kernels.cpu.native.load`; without one, the fastest of what this build of
+    torch has. What that lacks is said in the log."""
     attention: PagedAttention | CpuAttention
     if library is not None:
         linears = PackedLinear(library)

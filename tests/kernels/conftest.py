@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from kernels.cpu import make_op_set
 from kernels.opset import OpSet, load_op_set
 
 
@@ -19,9 +20,29 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+IN_CPP = ("test_attention", "test_attention_features", "test_exact", "test_moe", "test_ops")
+"""What is computed in C++ where it was compiled, and by torch elsewhere: these tests run with either."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "cpu" in metafunc.fixturenames and metafunc.module.__name__.rsplit(".", 1)[-1] in IN_CPP:
+        metafunc.parametrize("cpu", ["native", "torch"], indirect=True, scope="session")
+
+
 @pytest.fixture(scope="session")
-def cpu() -> OpSet:
-    return load_op_set("cpu")
+def cpu(request: pytest.FixtureRequest) -> OpSet:
+    """With the C++ kernels, or without."""
+    if getattr(request, "param", "native") == "torch":
+        return make_op_set(None)
+    ops = load_op_set("cpu")
+    assert not ops.reads_past_context, "the C++ kernels are not built: make test builds them"
+    return ops
+
+
+@pytest.fixture(scope="session")
+def torch_cpu() -> OpSet:
+    """Without the C++ kernels."""
+    return make_op_set(None)
 
 
 @pytest.fixture(scope="session")

@@ -49,10 +49,10 @@ def test_reference_equals_attention_without_pages(reference: OpSet) -> None:
         start += num_queries
 
 
-def test_the_plan_of_a_chunk_far_into_a_context_is_small(cpu: OpSet) -> None:
+def test_the_plan_of_a_chunk_far_into_a_context_is_small(torch_cpu: OpSet) -> None:
     """A bias over the whole context would be 512 · 4 · 16384 floats, 128 MiB."""
     shape = AttentionShape(8, 2, 4, 4**-0.5)
-    plan = plan_attention(cpu, make([(512, 16_384)], shape).metadata, shape)
+    plan = plan_attention(torch_cpu, make([(512, 16_384)], shape).metadata, shape)
     assert isinstance(plan, CpuPlan)
     assert sum(group.bias.numel() for group in plan.groups) < 512 * 4 * 2 * QUERY_TILE
 

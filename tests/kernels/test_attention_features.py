@@ -112,10 +112,10 @@ def test_keys_before_a_window_are_not_gathered(window: int, block_size: int, cpu
     assert torch.equal(paged.run(cpu), plain)
 
 
-def test_a_window_costs_the_window_not_the_context(cpu: OpSet) -> None:
+def test_a_window_costs_the_window_not_the_context(torch_cpu: OpSet) -> None:
     shape = replace(with_heads(8, 2, 4), window=100)
     lengths = [(1, 16_384), (512, 16_000), (1, 20), (1, 10_001)]
-    plan = plan_attention(cpu, make(lengths, shape).metadata, shape)
+    plan = plan_attention(torch_cpu, make(lengths, shape).metadata, shape)
     assert isinstance(plan, CpuPlan)
     decode, tile = 2 * KEY_TILE, 3 * KEY_TILE + 100
     assert max(group.num_keys for group in plan.groups) <= tile
@@ -127,10 +127,10 @@ def test_a_window_costs_the_window_not_the_context(cpu: OpSet) -> None:
     assert biases <= 4 * 512 * 2 * tile
 
 
-def test_a_long_window_has_no_bias_over_all_of_it(cpu: OpSet) -> None:
+def test_a_long_window_has_no_bias_over_all_of_it(torch_cpu: OpSet) -> None:
     """Two of the whole window would be 512 · 4 · 8192 floats each, 64 MiB."""
     shape = replace(with_heads(8, 2, 4), window=8192)
-    plan = plan_attention(cpu, make([(512, 16_384)], shape).metadata, shape)
+    plan = plan_attention(torch_cpu, make([(512, 16_384)], shape).metadata, shape)
     assert isinstance(plan, CpuPlan)
     for group in plan.groups:
         assert group.window_bias is not None

@@ -61,7 +61,7 @@ def load() -> ctypes.CDLL | None:
     built = [target for target in fitting if library(target).is_file()]
     if not built:
         log.warning(
-            "no C++ kernels for this processor were built at install (%s): plain torch computes, which is slower",
+            "no C++ kernels were built for this processor (%s): plain torch computes, which is slower",
             "python -m kernels.cpu.native.build says why" if fitting else "they need AVX2 and FMA",
         )
         return None

@@ -53,7 +53,8 @@ def build() -> list[Path]:
     if compiler is None:
         raise CompileError("there is no C++ compiler (c++, g++ or clang++; CXX names another)")
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        return list(pool.map(lambda item: _compile(compiler, *item), targets().items()))
+        flags = targets()
+        return list(pool.map(_compile, [compiler] * len(flags), flags.keys(), flags.values()))
 
 
 def _compile(compiler: str, target: str, flags: tuple[str, ...]) -> Path:
