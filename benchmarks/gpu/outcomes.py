@@ -1,0 +1,57 @@
+"""Outcomes of tests, as they come: a run that crashes or hangs keeps what it had, and names the culprit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+RECORD = "PENSTOCK_TEST_RECORD"
+"""Environment variable with the path of the file that `benchmarks.gpu.recorder` appends to."""
+MESSAGE_LENGTH = 1500
+
+
+@dataclass
+class Outcome:
+    """Of one test."""
+
+    test: str
+    """Its id, from the file's name on."""
+    result: str
+    """passed, failed, crashed or timed out; `failed` too where a fixture or the import did."""
+    seconds: float = 0.0
+    message: str = ""
+    properties: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def file(self) -> str:
+        return self.test.split("::")[0]
+
+
+def read_outcomes(path: Path, ending: str) -> list[Outcome]:
+    """From a recorder's file. A test that began and did not end has the `ending` of its process."""
+    started: dict[str, None] = {}
+    found: dict[str, Outcome] = {}
+    lines = path.read_text().splitlines() if path.is_file() else []
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except ValueError:  # the line that a killed process was writing
+            continue
+        test = entry["test"].rsplit("/", 1)[-1] if "::" not in entry["test"] else _short(entry["test"])
+        if "result" not in entry:
+            started[test] = None
+            continue
+        outcome = Outcome(test, entry["result"], entry["seconds"], entry["message"], entry["properties"])
+        if test not in found or found[test].result == "passed":
+            found[test] = outcome
+    for test in started:
+        if test not in found:
+            found[test] = Outcome(test, ending)
+    return list(found.values())
+
+
+def _short(node_id: str) -> str:
+    path, rest = node_id.split("::", 1)
+    return f"{path.rsplit('/', 1)[-1]}::{rest}"

@@ -1,0 +1,137 @@
+"""Runs a folder's test files, each in a process of its own, some at a time: one that crashes takes no other
+with it, as a GPU's context is lost to everything else in its process.
+
+`python -m benchmarks.gpu.pytests FOLDER --out FILE --limit SECONDS --jobs N`. The project's own conftest is
+left out, as it wants a server of the queue; the folder's is used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO
+
+from benchmarks.gpu.outcomes import RECORD, Outcome, read_outcomes
+
+ROOT = Path(__file__).parents[2]
+INI = Path(__file__).parent / "pytest.ini"
+TAIL = 1500
+POLL_S = 0.05
+
+
+@dataclass
+class _Running:
+    file: Path
+    process: subprocess.Popen[bytes]
+    record: Path
+    output: IO[bytes]
+    started: float
+
+    def kill(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def outcomes(self, ending: str) -> list[Outcome]:
+        """Its tests', and one of the file where it ended without any or in a way of its own."""
+        found = read_outcomes(self.record, ending)
+        self.output.seek(0)
+        tail = self.output.read().decode(errors="replace")[-TAIL:]
+        for outcome in found:
+            if outcome.result == ending:
+                outcome.message = tail
+        ended_well = self.process.returncode in (0, 1) and ending == "crashed"
+        if not found or (not ended_well and all(outcome.result == "passed" for outcome in found)):
+            found.append(Outcome(self.file.name, ending, message=tail))
+        return found
+
+
+def run_files(files: Iterable[Path], limit_s: float, jobs: int, out: Path | None = None) -> list[Outcome]:
+    """All outcomes, written to `out` after each file. What is not done after `limit_s` has timed out."""
+    waiting = list(files)
+    running: list[_Running] = []
+    outcomes: list[Outcome] = []
+    end = time.monotonic() + limit_s
+    with tempfile.TemporaryDirectory() as place:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                running.append(_start(waiting.pop(0), Path(place)))
+            time.sleep(POLL_S)
+            is_late = time.monotonic() > end
+            for one in list(running):
+                if one.process.poll() is None and not is_late:
+                    continue
+                timed_out = one.process.poll() is None
+                if timed_out:
+                    one.kill()
+                running.remove(one)
+                outcomes += one.outcomes("timed out" if timed_out else "crashed")
+                one.output.close()
+                _write(outcomes, out)
+            if is_late:
+                outcomes += [Outcome(file.name, "timed out", message="never started") for file in waiting]
+                waiting = []
+                _write(outcomes, out)
+    return outcomes
+
+
+def _start(file: Path, place: Path) -> _Running:
+    record = place / f"{file.stem}.jsonl"
+    output = (place / f"{file.stem}.txt").open("w+b")
+    command = [sys.executable, "-m", "pytest", str(file), "-q"]
+    command += ["-c", str(INI), "--rootdir", str(ROOT), "--confcutdir", str(file.parent)]
+    command += ["-p", "benchmarks.gpu.recorder", "--tb=short"]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, RECORD: str(record)},
+        start_new_session=True,
+    )
+    return _Running(file, process, record, output, time.monotonic())
+
+
+def _write(outcomes: list[Outcome], out: Path | None) -> None:
+    if out is not None:
+        out.write_text(json.dumps([asdict(outcome) for outcome in outcomes], indent=1) + "\n")
+
+
+def summary(outcomes: list[Outcome]) -> str:
+    """`12 passed, 1 failed`."""
+    counts = Counter(outcome.result for outcome in outcomes)
+    return ", ".join(f"{count} {result}" for result, count in counts.items()) or "no tests"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.pytests", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--limit", type=float, default=120.0, help="seconds")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--leave-out", nargs="*", default=[], help="names of files")
+    args = parser.parse_args()
+    files = [file for file in sorted(args.folder.resolve().glob("test_*.py")) if file.name not in args.leave_out]
+    if not files:
+        print(f"{args.folder} has no tests")
+        return 2
+    outcomes = run_files(files, args.limit, args.jobs, args.out)
+    for outcome in outcomes:
+        if outcome.result != "passed":
+            lines = outcome.message.strip().splitlines()
+            print(f"  {outcome.result}: {outcome.test}: {lines[-1][:160] if lines else ''}")
+    print(summary(outcomes))
+    return 0 if all(outcome.result == "passed" for outcome in outcomes) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""A pytest plugin that appends a JSON line when a test begins and when it has ended: `-p benchmarks.gpu.recorder`.
+
+See `benchmarks.gpu.outcomes`, which reads them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from benchmarks.gpu.outcomes import MESSAGE_LENGTH, RECORD
+
+
+def pytest_runtest_logstart(nodeid: str, location: Any) -> None:
+    _append({"test": nodeid})
+
+
+def pytest_runtest_logreport(report: Any) -> None:
+    if report.when != "call" and report.outcome == "passed":
+        return
+    if report.when == "setup" and report.outcome == "skipped":
+        return
+    properties = {str(name): value for name, value in report.user_properties}
+    _append(_entry(report, "passed" if report.outcome == "passed" else "failed", properties))
+
+
+def pytest_collectreport(report: Any) -> None:
+    if report.outcome == "failed":
+        _append(_entry(report, "failed", {}))
+
+
+def _entry(report: Any, result: str, properties: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "test": report.nodeid,
+        "result": result,
+        "seconds": round(getattr(report, "duration", 0.0), 3),
+        "message": str(report.longrepr)[-MESSAGE_LENGTH:] if result == "failed" else "",
+        "properties": properties,
+    }
+
+
+def _append(entry: dict[str, Any]) -> None:
+    path = os.environ.get(RECORD)
+    if path:
+        with open(path, "a") as file:
+            file.write(json.dumps(entry) + "\n")

@@ -1,0 +1,73 @@
+"""What the device reaches at best: a large copy, a large read, a large matrix product, on random data.
+
+`python -m benchmarks.kernels.ceilings --device cuda --precision bf16` prints them as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict, dataclass
+
+import torch
+
+from benchmarks.kernels.timing import seconds_of
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+SIZES = {"cuda": (1 << 30, 8192), "cpu": (128 << 20, 1024)}
+"""Elements of four bytes that are copied, and the side of the product's square matrices."""
+BUDGET_S = 0.5
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """Measured on one device, for one dtype of the product."""
+
+    copy_bytes_per_s: float
+    """Device to device, bytes read and bytes written."""
+    read_bytes_per_s: float
+    """The faster of two ways to read without writing: a sum, and a product of a matrix with a vector."""
+    matmul_flops_per_s: float
+
+    def least_seconds(self, num_bytes: float, flops: float) -> float:
+        """The floor of an operation that moves and computes this."""
+        return max(num_bytes / self.copy_bytes_per_s, flops / self.matmul_flops_per_s)
+
+
+PREDICTED = Ceilings(3.0e12, 3.0e12, 798e12)
+"""Of an H100 80GB HBM3: its copy and its 8192³ product in bfloat16, for predictions only."""
+
+
+@torch.inference_mode()
+def measure_ceilings(device: torch.device, dtype: torch.dtype, scale: float = 1.0) -> Ceilings:
+    """scale: of the sizes, where memory is short."""
+    count, side = SIZES[device.type]
+    count = int(count * scale) // 8192 * 8192
+    source = torch.empty(count, dtype=torch.float32, device=device).uniform_(-1, 1)
+    target = torch.empty_like(source)
+    copy_s, _ = seconds_of([lambda: target.copy_(source)], device, BUDGET_S)
+    del target
+    sum_s, _ = seconds_of([lambda: source.sum()], device, BUDGET_S)
+    matrix = source.view(-1, 8192)
+    vector = torch.rand(8192, device=device)
+    product_s, _ = seconds_of([lambda: matrix @ vector], device, BUDGET_S)
+    del source, matrix
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    matmul_s, _ = seconds_of([lambda: a @ b], device, BUDGET_S)
+    return Ceilings(8 * count / copy_s, 4 * count / min(sum_s, product_s), 2 * side**3 / matmul_s)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels.ceilings", description=__doc__)
+    parser.add_argument("--device", choices=SIZES, default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--precision", choices=DTYPES, default="bf16")
+    parser.add_argument("--scale", type=float, default=1.0)
+    args = parser.parse_args()
+    found = measure_ceilings(torch.device(args.device), DTYPES[args.precision], args.scale)
+    print(json.dumps(asdict(found)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
