@@ -105,7 +105,10 @@ def measure(engine: Engine, workload: Workload) -> Measured:
 
 def _request(request_id: str, job: Job, temperature: float) -> Request:
     params = RequestParams(
-        max_tokens=job.max_tokens, seed=zlib.crc32(request_id.encode()), temperature=temperature, ignore_eos=True
+        max_tokens=job.max_tokens,
+        seed=zlib.crc32(request_id.encode()),
+        temperature=temperature,
+        ignore_eos=True,
     )
     return Request(request_id=request_id, prompt_token_ids=job.prompt_token_ids, params=params)
 

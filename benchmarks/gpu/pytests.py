@@ -120,7 +120,9 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--leave-out", nargs="*", default=[], help="names of files")
     args = parser.parse_args()
-    files = [file for file in sorted(args.folder.resolve().glob("test_*.py")) if file.name not in args.leave_out]
+    files = [
+        file for file in sorted(args.folder.resolve().glob("test_*.py")) if file.name not in args.leave_out
+    ]
     if not files:
         print(f"{args.folder} has no tests")
         return 2

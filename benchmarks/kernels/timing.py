@@ -20,7 +20,9 @@ GRAPH_CALLS = 48
 
 def num_sets(set_bytes: int, device: torch.device) -> int:
     """How many sets of inputs of this size are more than twice the cache; one is enough where it is."""
-    cache = torch.cuda.get_device_properties(device).L2_cache_size if device.type == "cuda" else CPU_CACHE_BYTES
+    cache = (
+        torch.cuda.get_device_properties(device).L2_cache_size if device.type == "cuda" else CPU_CACHE_BYTES
+    )
     return max(1, min(MAX_SETS, -(-2 * cache // max(1, set_bytes))))
 
 
