@@ -33,6 +33,11 @@ class Scale:
     num_blocks: int
     """So few that sequences are preempted."""
 
+    @property
+    def window(self) -> int:
+        """Room for the longest prompt and its output, in whole blocks."""
+        return -(-(self.longest_prompt + self.max_tokens) // 16) * 16
+
 
 _DEVICE_SCALE = Scale(512, 4, 8, 2000, 24, 400, 40, 60)
 SCALE = _DEVICE_SCALE if HAS_GPU else Scale(128, 2, 2, 300, 6, 60, 20, 6)

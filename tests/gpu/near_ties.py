@@ -16,7 +16,7 @@ HALF_MARGIN = 3.0
 """Times transformers' own greatest error in the half precision: two errors of its size may add up."""
 ROUTED_TIE = 0.1
 ROUTED_SHARE = 0.1
-"""Where experts are routed, rounding may pick another expert, and a token's logits are then off by half of the
+"""Where experts are routed, rounding may pick another one, and a token's logits are then off by half of the
 spread, transformers' too: so many tokens may be farther than this below the best (of the spread)."""
 FP8_TIE = 0.25
 FP8_MEAN = 0.02

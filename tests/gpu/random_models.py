@@ -18,8 +18,8 @@ from torch import Tensor
 from tests.gpu.device import DEVICE, WINDOW, Scale
 
 _SPREAD = 1.0
-"""Matrices have a deviation of this over √hidden: with more, softmaxes sharpen and bfloat16's rounding grows to
-a tenth of what logits lie apart; with 1 it is about a thirtieth (transformers' own, greatest error)."""
+"""Matrices have a deviation of this over √hidden: with more, softmaxes sharpen and bfloat16's rounding grows
+to a tenth of what logits lie apart; with 1 it is about a thirtieth (transformers' own, greatest error)."""
 
 
 def _shape(scale: Scale, heads: bool = True) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from tests.gpu.near_ties import (
 from tests.gpu.random_models import FAMILIES, random_prompts, reference_logits
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_CROWDED = {"num_blocks": SCALE.num_blocks, "max_model_len": 16 * (SCALE.longest_prompt // 16 + 2)}
+_CROWDED = {"num_blocks": SCALE.num_blocks, "max_model_len": SCALE.window}
 WAYS: dict[str, dict[str, Any]] = {
     "at once": {},
     "chunked": {"max_num_batched_tokens": 48, "max_num_seqs": 16},
@@ -102,7 +102,7 @@ def test_greedy_tokens_are_the_references(
 
 def _generate(case: Case, folder: Path, prompts: list[list[int]]) -> list[list[int]]:
     settings = {
-        "max_model_len": 16 * (case.scale.longest_prompt // 16 + 4),
+        "max_model_len": case.scale.window,
         **WAYS[case.way],
         **case.settings,
     }
