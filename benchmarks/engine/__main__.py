@@ -24,7 +24,7 @@ from benchmarks.engine.session import Report, Session
 from benchmarks.engine.shapes import SHAPES
 from benchmarks.engine.workloads import WORKLOADS
 from benchmarks.gpu.pytests import run_files, summary
-from benchmarks.gpu.verdict import Verdict, load_verdict, verdict_of
+from benchmarks.gpu.verdict import load_verdict, verdict_on_engine
 from benchmarks.surroundings import surroundings
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -35,8 +35,8 @@ def main() -> int:
     args = _parse()
     verdict = load_verdict(args.verdict)
     if args.verify:
-        outcomes = run_files(sorted(EQUALITY_TESTS.glob("test_*.py")), args.verify_limit, jobs=1)
-        verdict = verdict_of(outcomes)
+        outcomes = run_files(sorted(EQUALITY_TESTS.glob("test_*.py")), args.verify_limit)
+        verdict = verdict_on_engine(outcomes)
         print(f"equality tests: {summary(outcomes)}", flush=True)
     sessions = plans.repeated(_sessions(args), args.repeat)
     device = sessions[0].device
@@ -72,9 +72,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--kv-cache-dtype", nargs="+", default=["auto"], help="auto, fp8, or both")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=JSON", help="further engine settings")
     parser.add_argument("--peer", nargs="*", default=["transformers"], help="transformers, vllm[=PYTHON]")
-    parser.add_argument(
-        "--repeat", type=int, default=1, help="times, in alternating order; medians are shown"
-    )
+    parser.add_argument("--repeat", type=int, default=1, help="times, in alternating order; prints medians")
     parser.add_argument("--seconds", type=float, default=3600, help="for all sessions together")
     parser.add_argument("--verify", action="store_true", help="run the equality tests first")
     parser.add_argument("--verify-limit", type=float, default=300, help="seconds for them")

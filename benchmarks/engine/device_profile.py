@@ -35,7 +35,7 @@ def profile_steps(step: Callable[[], Any], count: int) -> dict[str, Any]:
 
 
 def summarize(spans: list[tuple[str, float, float]], count: int) -> dict[str, Any]:
-    """Of kernels (name, start, end in microseconds): milliseconds per step of the longest, and what is idle."""
+    """Of kernels (name, start, end in microseconds): the longest, and the share of the time without any."""
     if not spans:
         return {"error": "no kernels were traced"}
     totals: Counter[str] = Counter()

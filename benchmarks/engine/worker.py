@@ -1,4 +1,4 @@
-"""Runs one session: `python -m benchmarks.engine.worker SESSION.json REPORT.json`. Started by the benchmark."""
+"""Runs one session: `python -m benchmarks.engine.worker SESSION.json REPORT.json`, as the benchmark does."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Proves and measures the GPU path in one call: `python3 -m benchmarks.gpu` (or `make gpu`).
 
-Checks the device, runs the operations' tests and the engine's equality with transformers, then times operations
-and engines, within `--minutes` in all; a part that fails, crashes or hangs costs only itself. Everything is
-written as it comes, under `--out`; a short table comes last. The status is 0 where every part that proves
-something passed. `--cpu` runs the same parts on the processor at tiny sizes.
+Checks the device, runs the operations' tests and the engine's equality with transformers, then times
+operations and engines, within `--minutes` in all; a part that fails, crashes or hangs costs only itself.
+Everything is written as it comes, under `--out`; a short table comes last. The status is 0 where every part
+that proves something passed. `--cpu` runs the same parts on the processor at tiny sizes.
 
 Nothing has to be installed: run it in the repository's root with the wheels that are missing laid beside
 (PYTHONPATH); the first part says which those are.
@@ -15,6 +15,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,11 +24,14 @@ from benchmarks.gpu.outcomes import Outcome
 from benchmarks.gpu.parts import PartResult, run_parts
 from benchmarks.gpu.plan import cpu_parts, gpu_parts
 from benchmarks.gpu.summary import table
-from benchmarks.gpu.verdict import Verdict, verdict_of
+from benchmarks.gpu.verdict import Verdict, load_verdict, verdict_on_engine, verdict_on_ops
 
 RESULTS = Path(__file__).parents[1] / "results" / "gpu"
-PROVING = {"kernel tests": "kernel_tests.json", "engine equality": "equality.json"}
-"""Parts that tests are run by, and where they leave the outcomes."""
+PROVING: dict[str, tuple[str, Callable[[Iterable[Outcome]], Verdict]]] = {
+    "kernel tests": ("kernel_tests.json", verdict_on_ops),
+    "engine equality": ("equality.json", verdict_on_engine),
+}
+"""Parts that run tests, where they leave the outcomes, and what these say."""
 
 
 def main() -> int:
@@ -46,7 +50,7 @@ def main() -> int:
         if result.ending != "passed":
             print("\n".join(f"  | {line}" for line in result.output[-8:]), flush=True)
         if result.name in PROVING:
-            _extend_verdict(out, out / PROVING[result.name])
+            _extend_verdict(out, *PROVING[result.name])
         _write(out, results)
 
     (out / "verdict.json").unlink(missing_ok=True)  # of an earlier run into the same folder
@@ -67,12 +71,12 @@ def _parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _extend_verdict(out: Path, outcomes: Path) -> None:
+def _extend_verdict(out: Path, name: str, judge: Callable[[Iterable[Outcome]], Verdict]) -> None:
     """What the tests so far say, for the parts that measure."""
     path = out / "verdict.json"
-    before = Verdict(**json.loads(path.read_text())) if path.is_file() else Verdict()
-    found = [Outcome(**one) for one in json.loads(outcomes.read_text())] if outcomes.is_file() else []
-    before.merged(verdict_of(found)).save(path)
+    file = out / name
+    found = [Outcome(**one) for one in json.loads(file.read_text())] if file.is_file() else []
+    load_verdict(path).merged(judge(found)).save(path)
 
 
 def _write(out: Path, results: list[PartResult]) -> None:

@@ -1,6 +1,6 @@
-"""What this machine is, and whether everything that the run needs can be imported: `python -m benchmarks.gpu.device`.
+"""What this machine is, and whether all that the run needs can be imported: `python -m benchmarks.gpu.device`.
 
-Prints one line of each, writes JSON to `--out`, and ends with status 1 where something is missing.
+Prints a line of each, writes JSON to `--out`, and ends with status 1 where something is missing.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ NEEDED = ("torch", "triton", "transformers", "numpy", "safetensors", "msgspec", 
 QUERY = ("name", "driver_version", "memory.total", "clocks.max.sm", "clocks.max.mem", "power.limit")
 HOW = (
     "lay wheels beside: on a machine with a network `pip download --no-deps --only-binary=:all: "
-    "--python-version 3.12 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 -d .whl {names}`, here "
-    "`python3 -m pip install --no-index --no-deps --target /tmp/site .whl/*.whl` and PYTHONPATH=/tmp/site"
+    "--python-version {python} --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 "
+    "-d .whl {names}`, here `python3 -m pip install --no-index --no-deps --target /tmp/site .whl/*.whl` "
+    "and PYTHONPATH=/tmp/site"
 )
 
 
@@ -86,12 +87,16 @@ def main() -> int:
     if gpu:
         driver = found["nvidia_smi"].get("driver_version", "unknown")
         print(f"{gpu['name']}, {gpu['memory_bytes'] / 2**30:.0f} GiB, driver {driver}, CUDA {gpu['cuda']}")
-    print(", ".join(f"{name} {found.get(name)}" for name in ("python", "torch", "triton", "transformers", "commit")))
+    print(
+        ", ".join(
+            f"{name} {found.get(name)}" for name in ("python", "torch", "triton", "transformers", "commit")
+        )
+    )
     if lacking:
         names = [name for name in lacking if "." not in name]
         print(f"missing: {'; '.join(lacking.values())}")
         if names:
-            print(HOW.format(names=" ".join(names)))
+            print(HOW.format(names=" ".join(names), python="{}.{}".format(*sys.version_info)))
     if not gpu and not args.cpu:
         print("no GPU here: torch sees no CUDA device (--cpu runs the same parts on the processor)")
     return 0 if not lacking and (args.cpu or (gpu and gpu["computes"])) else 1

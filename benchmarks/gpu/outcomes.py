@@ -9,6 +9,8 @@ from typing import Any
 
 RECORD = "PENSTOCK_TEST_RECORD"
 """Environment variable with the path of the file that `benchmarks.gpu.recorder` appends to."""
+SHARD = "PENSTOCK_TEST_SHARD"
+"""`1/4`: of every four tests of a file the second, so that several processes share it."""
 MESSAGE_LENGTH = 1500
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -79,10 +80,8 @@ def run_part(part: Part, limit_s: float, log: IO[str]) -> PartResult:
     except subprocess.TimeoutExpired:
         timed_out = True
         _signal(process, signal.SIGTERM)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(GRACE_S)
-        except subprocess.TimeoutExpired:
-            pass
     finally:
         _signal(process, signal.SIGKILL)
         process.wait()
@@ -114,10 +113,8 @@ def _environment() -> dict[str, str]:
 
 
 def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, number)
-    except ProcessLookupError:
-        return
 
 
 def _tail(path: Path, offset: int) -> list[str]:

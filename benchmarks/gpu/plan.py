@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.gpu.parts import Part, python
@@ -11,7 +12,9 @@ CPU_KERNEL_TESTS = "tests/kernels"
 ENGINE_TESTS = "tests/gpu"
 LEFT_OUT = ("test_compile.py",)
 """Of the operations' tests: compiling ahead of time, which needs no GPU and takes minutes."""
-CPU_LEFT_OUT = ("test_exact.py", "test_ops.py", "test_attention.py", "test_attention_features.py", "test_sample.py")
+CPU_LEFT_OUT = (
+    *("test_exact.py", "test_ops.py", "test_attention.py", "test_attention_features.py", "test_sample.py"),
+)
 """Of the processor's: the longest, as it is the parts that are tried there and not the operations."""
 
 
@@ -20,16 +23,18 @@ def gpu_parts(out: Path, minutes: float) -> list[Part]:
     whole = 60 * minutes
     verdict = str(out / "verdict.json")
     return [
-        Part("device", python("benchmarks.gpu.device", "--out", str(out / "device.json")), 0.15 * whole, True),
-        _tests("kernel tests", KERNEL_TESTS, out / "kernel_tests.json", 0.35 * whole, 8, LEFT_OUT),
-        _tests("engine equality", ENGINE_TESTS, out / "equality.json", 0.3 * whole, 4),
+        Part(
+            "device", python("benchmarks.gpu.device", "--out", str(out / "device.json")), 0.15 * whole, True
+        ),
+        _tests("kernel tests", KERNEL_TESTS, out / "kernel_tests.json", 0.3 * whole, (12, 3), LEFT_OUT),
+        _tests("engine equality", ENGINE_TESTS, out / "equality.json", 0.25 * whole, (10, 10)),
         Part(
             "kernels",
             python(
                 *("benchmarks.kernels", "--seconds", "{seconds}", "--budget", "0.06"),
                 *("--verdict", verdict, "--out", str(out / "kernels.json")),
             ),
-            0.25 * whole,
+            0.17 * whole,
         ),
         Part(
             "engine",
@@ -49,8 +54,10 @@ def cpu_parts(out: Path, minutes: float) -> list[Part]:
     device = python("benchmarks.gpu.device", "--cpu", "--out", str(out / "device.json"))
     return [
         Part("device", device, 0.3 * whole, True),
-        _tests("kernel tests", CPU_KERNEL_TESTS, out / "kernel_tests.json", 0.35 * whole, 1, CPU_LEFT_OUT),
-        _tests("engine equality", ENGINE_TESTS, out / "equality.json", 0.5 * whole, 1),
+        _tests(
+            "kernel tests", CPU_KERNEL_TESTS, out / "kernel_tests.json", 0.35 * whole, (1, 1), CPU_LEFT_OUT
+        ),
+        _tests("engine equality", ENGINE_TESTS, out / "equality.json", 0.5 * whole, (1, 1)),
         Part(
             "kernels",
             python(
@@ -71,8 +78,14 @@ def cpu_parts(out: Path, minutes: float) -> list[Part]:
 
 
 def _tests(
-    name: str, folder: str, out: Path, limit_s: float, jobs: int, left_out: tuple[str, ...] = ()
+    name: str,
+    folder: str,
+    out: Path,
+    limit_s: float,
+    processes: tuple[int, int],
+    left_out: Sequence[str] = (),
 ) -> Part:
+    """processes: at a time, and of each file. Compiling Triton's kernels keeps a core busy each."""
     command = python("benchmarks.gpu.pytests", folder, "--out", str(out), "--limit", "{seconds}")
-    command += ["--jobs", str(jobs), *(("--leave-out", *left_out) if left_out else ())]
-    return Part(name, command, limit_s, proves=True)
+    command += ["--jobs", str(processes[0]), "--shards", str(processes[1])]
+    return Part(name, command + (["--leave-out", *left_out] if left_out else []), limit_s, proves=True)

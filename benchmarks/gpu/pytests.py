@@ -1,8 +1,9 @@
-"""Runs a folder's test files, each in a process of its own, some at a time: one that crashes takes no other
+"""Runs a folder's test files, each in processes of its own, some at a time: one that crashes takes no other
 with it, as a GPU's context is lost to everything else in its process.
 
-`python -m benchmarks.gpu.pytests FOLDER --out FILE --limit SECONDS --jobs N`. The project's own conftest is
-left out, as it wants a server of the queue; the folder's is used.
+`python -m benchmarks.gpu.pytests FOLDER --out FILE --limit SECONDS --jobs N --shards M`. The project's own
+conftest is left out, as it wants a server of the queue; the folder's is used. Plugins that happen to be
+installed are left out too.
 """
 
 from __future__ import annotations
@@ -21,25 +22,35 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from benchmarks.gpu.outcomes import RECORD, Outcome, read_outcomes
+from benchmarks.gpu.outcomes import RECORD, SHARD, Outcome, read_outcomes
 
 ROOT = Path(__file__).parents[2]
 INI = Path(__file__).parent / "pytest.ini"
 TAIL = 1500
 POLL_S = 0.05
+NO_TESTS = 5
+"""pytest's exit status where nothing was collected."""
+WHOLE = "0/1"
 
 
 @dataclass
 class _Running:
     file: Path
+    shard: str
     process: subprocess.Popen[bytes]
     record: Path
     output: IO[bytes]
-    started: float
 
-    def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+    def end(self) -> list[Outcome]:
+        """Its outcomes; a process that still runs is killed, with all that it has started."""
+        timed_out = self.process.poll() is None
+        if timed_out:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        try:
+            return self.outcomes("timed out" if timed_out else "crashed")
+        finally:
+            self.output.close()
 
     def outcomes(self, ending: str) -> list[Outcome]:
         """Its tests', and one of the file where it ended without any or in a way of its own."""
@@ -50,55 +61,55 @@ class _Running:
             if outcome.result == ending:
                 outcome.message = tail
         ended_well = self.process.returncode in (0, 1) and ending == "crashed"
+        is_empty = self.process.returncode == NO_TESTS and self.shard != WHOLE
+        if is_empty:  # a share of too few tests
+            return found
         if not found or (not ended_well and all(outcome.result == "passed" for outcome in found)):
             found.append(Outcome(self.file.name, ending, message=tail))
         return found
 
 
-def run_files(files: Iterable[Path], limit_s: float, jobs: int, out: Path | None = None) -> list[Outcome]:
-    """All outcomes, written to `out` after each file. What is not done after `limit_s` has timed out."""
-    waiting = list(files)
+def run_files(
+    files: Iterable[Path], limit_s: float, jobs: int = 1, shards: int = 1, out: Path | None = None
+) -> list[Outcome]:
+    """All outcomes, written to `out` after each process. What is not done after `limit_s` has timed out."""
+    waiting = [(file, f"{i}/{shards}") for file in files for i in range(shards)]
     running: list[_Running] = []
     outcomes: list[Outcome] = []
     end = time.monotonic() + limit_s
     with tempfile.TemporaryDirectory() as place:
         while waiting or running:
             while waiting and len(running) < jobs:
-                running.append(_start(waiting.pop(0), Path(place)))
+                running.append(_start(*waiting.pop(0), Path(place)))
             time.sleep(POLL_S)
             is_late = time.monotonic() > end
-            for one in list(running):
-                if one.process.poll() is None and not is_late:
-                    continue
-                timed_out = one.process.poll() is None
-                if timed_out:
-                    one.kill()
-                running.remove(one)
-                outcomes += one.outcomes("timed out" if timed_out else "crashed")
-                one.output.close()
-                _write(outcomes, out)
+            ended = [one for one in running if is_late or one.process.poll() is not None]
+            running = [one for one in running if one not in ended]
+            for one in ended:
+                outcomes += one.end()
             if is_late:
-                outcomes += [Outcome(file.name, "timed out", message="never started") for file in waiting]
+                outcomes += [Outcome(file.name, "timed out", message="never started") for file, _ in waiting]
                 waiting = []
+            if ended:
                 _write(outcomes, out)
     return outcomes
 
 
-def _start(file: Path, place: Path) -> _Running:
-    record = place / f"{file.stem}.jsonl"
-    output = (place / f"{file.stem}.txt").open("w+b")
-    command = [sys.executable, "-m", "pytest", str(file), "-q"]
+def _start(file: Path, shard: str, place: Path) -> _Running:
+    name = f"{file.stem}-{shard.replace('/', '-')}"
+    record, output = place / f"{name}.jsonl", (place / f"{name}.txt").open("w+b")
+    command = [sys.executable, "-m", "pytest", str(file), "-q", "--tb=short", "-p", "benchmarks.gpu.recorder"]
     command += ["-c", str(INI), "--rootdir", str(ROOT), "--confcutdir", str(file.parent)]
-    command += ["-p", "benchmarks.gpu.recorder", "--tb=short"]
+    wanted = {RECORD: str(record), SHARD: shard, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     process = subprocess.Popen(
         command,
         cwd=ROOT,
         stdout=output,
         stderr=subprocess.STDOUT,
-        env={**os.environ, RECORD: str(record)},
+        env={**os.environ, **wanted},
         start_new_session=True,
     )
-    return _Running(file, process, record, output, time.monotonic())
+    return _Running(file, shard, process, record, output)
 
 
 def _write(outcomes: list[Outcome], out: Path | None) -> None:
@@ -117,7 +128,8 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--limit", type=float, default=120.0, help="seconds")
-    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
+    parser.add_argument("--shards", type=int, default=1, help="processes that share a file")
     parser.add_argument("--leave-out", nargs="*", default=[], help="names of files")
     args = parser.parse_args()
     files = [
@@ -126,7 +138,7 @@ def main() -> int:
     if not files:
         print(f"{args.folder} has no tests")
         return 2
-    outcomes = run_files(files, args.limit, args.jobs, args.out)
+    outcomes = run_files(files, args.limit, args.jobs, args.shards, args.out)
     for outcome in outcomes:
         if outcome.result != "passed":
             lines = outcome.message.strip().splitlines()

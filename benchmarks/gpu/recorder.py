@@ -1,6 +1,6 @@
-"""A pytest plugin that appends a JSON line when a test begins and when it has ended: `-p benchmarks.gpu.recorder`.
+"""A pytest plugin: a JSON line when a test begins and when it has ended, and a share of the tests.
 
-See `benchmarks.gpu.outcomes`, which reads them.
+`-p benchmarks.gpu.recorder`; see `benchmarks.gpu.outcomes`, which reads them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,12 @@ import json
 import os
 from typing import Any
 
-from benchmarks.gpu.outcomes import MESSAGE_LENGTH, RECORD
+from benchmarks.gpu.outcomes import MESSAGE_LENGTH, RECORD, SHARD
+
+
+def pytest_collection_modifyitems(items: list[Any]) -> None:
+    place, _, count = os.environ.get(SHARD, "0/1").partition("/")
+    items[:] = items[int(place) :: int(count)]
 
 
 def pytest_runtest_logstart(nodeid: str, location: Any) -> None:

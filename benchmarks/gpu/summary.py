@@ -52,7 +52,7 @@ def _kernels(out: Path) -> list[str]:
     rows = [row for row in found["rows"] if "seconds" in row and verdict.of_op(row["file"])]
     rates = found["ceilings"]
     lines = [
-        f"copy {rates['copy_bytes_per_s'] / 1e12:.3f} TB/s, read {rates['read_bytes_per_s'] / 1e12:.3f} TB/s, "
+        f"copy {rates['copy_bytes_per_s'] / 1e12:.3f}, read {rates['read_bytes_per_s'] / 1e12:.3f} TB/s, "
         f"product {rates['matmul_flops_per_s'] / 1e12:.2f} TFLOP/s"
     ]
     for row in sorted(rows, key=lambda row: row["of_floor"])[:SHOWN_KERNELS]:

@@ -46,22 +46,27 @@ def load_verdict(path: Path | None) -> Verdict:
     return Verdict(**json.loads(path.read_text()))
 
 
-def verdict_of(outcomes: Iterable[Outcome]) -> Verdict:
-    """Of operations by the names of their test files, of the engine by what its tests record.
-
-    The files of one operation are test_OP.py and test_OP_MORE.py.
-    """
+def verdict_on_ops(outcomes: Iterable[Outcome]) -> Verdict:
+    """By the names of the test files: those of one operation are test_OP.py and test_OP_MORE.py."""
     ops: dict[str, bool] = {}
+    for outcome in outcomes:
+        op = outcome.file.removeprefix("test_").removesuffix(".py").split("_")[0]
+        ops[op] = ops.get(op, True) and outcome.result == "passed"
+    return Verdict(ops=ops)
+
+
+def verdict_on_engine(outcomes: Iterable[Outcome]) -> Verdict:
+    """By what the tests record that they verify. One that ended before it could speaks against all."""
     engine: dict[str, bool] = {}
+    all_told = True
     for outcome in outcomes:
         passed = outcome.result == "passed"
         verifies = outcome.properties.get("verifies")
         if verifies is not None:
             engine[str(verifies)] = engine.get(str(verifies), True) and passed
         else:
-            op = outcome.file.removeprefix("test_").removesuffix(".py").split("_")[0]
-            ops[op] = ops.get(op, True) and passed
-    return Verdict(ops, engine)
+            all_told = all_told and passed
+    return Verdict(engine={name: passed and all_told for name, passed in engine.items()})
 
 
 def _both(one: dict[str, bool], other: dict[str, bool]) -> dict[str, bool]:

@@ -1,7 +1,7 @@
-"""Every operation alone at the sizes of real models: `python -m benchmarks.kernels` (or `make bench-kernels`).
+"""Every operation alone, at the sizes of real models: `python -m benchmarks.kernels` or `make bench-kernels`.
 
 Measures what the device's copies, reads and matrix products reach, then each operation's time, and prints it
-beside its floor: the bytes that it must move at the rate of the copy, or its products at their rate, whichever
+beside its floor: the bytes that it must move at the copy's rate or its operations at the product's, whichever
 takes longer. Speeds are printed only of operations whose tests passed in the same run (`--verdict FILE`, from
 `benchmarks.gpu`). Without a GPU it ends with status 2; `--cpu` times the processor's operations at small
 sizes, and `--predict` prints the floors of an H100 without measuring anything.
@@ -80,7 +80,7 @@ def main() -> int:
         _write(result, args.out)
     print("\n".join(table.lines(result["rows"], verdict)))
     print(
-        f"copy {ceilings.copy_bytes_per_s / 1e12:.3f} TB/s, read {ceilings.read_bytes_per_s / 1e12:.3f} TB/s, "
+        f"copy {ceilings.copy_bytes_per_s / 1e12:.3f}, read {ceilings.read_bytes_per_s / 1e12:.3f} TB/s, "
         f"product {ceilings.matmul_flops_per_s / 1e12:.2f} TFLOP/s; "
         f"{len(result['rows'])} of {len(chosen)} cases; written to {args.out}"
     )

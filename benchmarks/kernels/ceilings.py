@@ -18,6 +18,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SIZES = {"cuda": (1 << 30, 8192), "cpu": (128 << 20, 1024)}
 """Elements of four bytes that are copied, and the side of the product's square matrices."""
 BUDGET_S = 0.5
+_COLUMNS = 8192
 
 
 @dataclass(frozen=True)
@@ -43,19 +44,33 @@ PREDICTED = Ceilings(3.0e12, 3.0e12, 798e12)
 def measure_ceilings(device: torch.device, dtype: torch.dtype, scale: float = 1.0) -> Ceilings:
     """scale: of the sizes, where memory is short."""
     count, side = SIZES[device.type]
-    count = int(count * scale) // 8192 * 8192
-    source = torch.empty(count, dtype=torch.float32, device=device).uniform_(-1, 1)
+    count = int(count * scale) // _COLUMNS * _COLUMNS
+    moved = 4 * count
+    return Ceilings(
+        copy_bytes_per_s=2 * moved / _copy_seconds(count, device),
+        read_bytes_per_s=moved / _read_seconds(count, device),
+        matmul_flops_per_s=2 * side**3 / _matmul_seconds(side, device, dtype),
+    )
+
+
+def _copy_seconds(count: int, device: torch.device) -> float:
+    source = torch.empty(count, device=device).uniform_(-1, 1)
     target = torch.empty_like(source)
-    copy_s, _ = seconds_of([lambda: target.copy_(source)], device, BUDGET_S)
-    del target
-    sum_s, _ = seconds_of([lambda: source.sum()], device, BUDGET_S)
-    matrix = source.view(-1, 8192)
-    vector = torch.rand(8192, device=device)
-    product_s, _ = seconds_of([lambda: matrix @ vector], device, BUDGET_S)
-    del source, matrix
+    return seconds_of([lambda: target.copy_(source)], device, BUDGET_S)[0]
+
+
+def _read_seconds(count: int, device: torch.device) -> float:
+    source = torch.empty(count, device=device).uniform_(-1, 1)
+    matrix, vector = source.view(-1, _COLUMNS), torch.rand(_COLUMNS, device=device)
+    return min(
+        seconds_of([lambda: source.sum()], device, BUDGET_S)[0],
+        seconds_of([lambda: matrix @ vector], device, BUDGET_S)[0],
+    )
+
+
+def _matmul_seconds(side: int, device: torch.device, dtype: torch.dtype) -> float:
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    matmul_s, _ = seconds_of([lambda: a @ b], device, BUDGET_S)
-    return Ceilings(8 * count / copy_s, 4 * count / min(sum_s, product_s), 2 * side**3 / matmul_s)
+    return seconds_of([lambda: a @ b], device, BUDGET_S)[0]
 
 
 def main() -> int:

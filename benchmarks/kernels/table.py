@@ -38,7 +38,6 @@ def floors(cases: Iterable[Case], ceilings: Ceilings) -> list[str]:
     for case in cases:
         least = ceilings.least_seconds(case.cost.num_bytes, case.cost.flops) * 1e6
         flops = f"{case.cost.flops / 1e9:.1f}" if case.cost.flops else ""
-        found.append(
-            f"| {case.op} | {case.shape} | {case.size} | {case.cost.num_bytes / 1e6:.2f} | {flops} | {least:.1f} |"
-        )
+        moved = f"{case.cost.num_bytes / 1e6:.2f}"
+        found.append(f"| {case.op} | {case.shape} | {case.size} | {moved} | {flops} | {least:.1f} |")
     return found

@@ -1,4 +1,4 @@
-"""Times of device work: medians after a warm-up, over inputs that rotate through more than the cache holds."""
+"""Times of device work: medians, after a warm-up, over more inputs than the cache holds."""
 
 from __future__ import annotations
 

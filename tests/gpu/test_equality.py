@@ -101,14 +101,17 @@ def test_greedy_tokens_are_the_references(
 
 
 def _generate(case: Case, folder: Path, prompts: list[list[int]]) -> list[list[int]]:
-    settings = {
-        "max_model_len": case.scale.window,
+    scale = case.scale
+    settings: dict[str, Any] = {
+        "max_model_len": scale.window,
+        "max_num_seqs": scale.num_prompts,
+        "num_blocks": scale.num_prompts * scale.window // 16,
         **WAYS[case.way],
         **case.settings,
     }
     engine = engine_of(folder, ops=case.ops, precision=case.precision, **settings)
     requests = [
-        Request(request_id=str(i), prompt_token_ids=prompt, params=greedy(case.scale.max_tokens))
+        Request(request_id=str(i), prompt_token_ids=prompt, params=greedy(scale.max_tokens))
         for i, prompt in enumerate(prompts)
     ]
     if case.way == "prefix hits":
@@ -163,14 +166,3 @@ def _check_routed(case: Case, found: list[Choice]) -> None:
     below = torch.cat([choice.gaps > ROUTED_TIE * choice.spread for choice in found])
     share = float(below.float().mean())
     assert share <= ROUTED_SHARE, f"{case}: {share:.1%} of the tokens are far below the best"
-
-
-def test_a_wrong_token_is_found() -> None:
-    logits = torch.randn(5, 50, generator=torch.Generator().manual_seed(0))
-    best = logits.argmax(1).tolist()
-    check_choices(choices(logits, best), 1e-6, "best")
-    wrong = [*best[:3], int(logits[3].argsort()[-5]), best[4]]
-    with pytest.raises(AssertionError, match="output 3"):
-        check_choices(choices(logits, wrong), 0.01, "wrong")
-    with pytest.raises(AssertionError, match="excuses anything"):
-        check_choices(choices(logits, best), 10.0, "lax")

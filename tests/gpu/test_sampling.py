@@ -37,8 +37,9 @@ def test_sampled_tokens_are_the_references(
         )
         for i, prompt in enumerate(random_prompts(SCALE, seed=1))
     ]
-    mine = run(engine_of(folder, ops=OPS, overlap=overlap), requests)
-    theirs = run(engine_of(folder, ops="reference"), requests)
+    room = {"max_model_len": SCALE.window, "num_blocks": SCALE.num_prompts * SCALE.window // 16}
+    mine = run(engine_of(folder, ops=OPS, overlap=overlap, **room), requests)
+    theirs = run(engine_of(folder, ops="reference", **room), requests)
     differing = [
         request.request_id
         for request in requests
