@@ -1,4 +1,4 @@
-"""What this machine is, and whether all that the run needs can be imported: `python -m benchmarks.gpu.device`.
+"""What this machine is, and what the run needs and lacks: `python -m benchmarks.gpu.device`.
 
 Prints a line of each, writes JSON to `--out`, and ends with status 1 where something is missing.
 """

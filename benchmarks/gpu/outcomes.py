@@ -31,29 +31,22 @@ class Outcome:
         return self.test.split("::")[0]
 
 
-def read_outcomes(path: Path, ending: str) -> list[Outcome]:
-    """From a recorder's file. A test that began and did not end has the `ending` of its process."""
+def read_outcomes(record: Path, file: str, ending: str) -> list[Outcome]:
+    """From a recorder's file, of tests of `file`. One that began and did not end has the given ending."""
     started: dict[str, None] = {}
     found: dict[str, Outcome] = {}
-    lines = path.read_text().splitlines() if path.is_file() else []
+    lines = record.read_text().splitlines() if record.is_file() else []
     for line in lines:
         try:
             entry = json.loads(line)
         except ValueError:  # the line that a killed process was writing
             continue
-        test = entry["test"].rsplit("/", 1)[-1] if "::" not in entry["test"] else _short(entry["test"])
+        _, _, test = entry["test"].partition("::")
+        test = f"{file}::{test}" if test else file
         if "result" not in entry:
             started[test] = None
             continue
         outcome = Outcome(test, entry["result"], entry["seconds"], entry["message"], entry["properties"])
         if test not in found or found[test].result == "passed":
             found[test] = outcome
-    for test in started:
-        if test not in found:
-            found[test] = Outcome(test, ending)
-    return list(found.values())
-
-
-def _short(node_id: str) -> str:
-    path, rest = node_id.split("::", 1)
-    return f"{path.rsplit('/', 1)[-1]}::{rest}"
+    return [*found.values(), *(Outcome(test, ending) for test in started if test not in found)]

@@ -54,7 +54,7 @@ def run_parts(
     results: list[PartResult] = []
     for part in parts:
         left = end - time.monotonic()
-        if left < 1:
+        if left < GRACE_S + 1:
             result = PartResult(part.name, "not run", proves=part.proves)
         else:
             result = run_part(part, min(part.limit_s, left), log)

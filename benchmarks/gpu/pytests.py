@@ -54,7 +54,7 @@ class _Running:
 
     def outcomes(self, ending: str) -> list[Outcome]:
         """Its tests', and one of the file where it ended without any or in a way of its own."""
-        found = read_outcomes(self.record, ending)
+        found = read_outcomes(self.record, self.file.name, ending)
         self.output.seek(0)
         tail = self.output.read().decode(errors="replace")[-TAIL:]
         for outcome in found:

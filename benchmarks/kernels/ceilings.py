@@ -17,7 +17,7 @@ from benchmarks.kernels.timing import seconds_of
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SIZES = {"cuda": (1 << 30, 8192), "cpu": (128 << 20, 1024)}
 """Elements of four bytes that are copied, and the side of the product's square matrices."""
-BUDGET_S = 0.5
+BUDGET_S = 0.2
 _COLUMNS = 8192
 
 
