@@ -122,8 +122,8 @@ def attention(ops: OpSet, q: Tensor, cache: LayerCache, plan: AttentionPlan, out
     """softmax(scores) · v for every query over its own context, up to its own position.
 
     Scores are q · kᵀ, scaled, then capped, then with the slopes added, then masked, as the plan's shape says.
-    q, out: [T, heads, D]; out contiguous and written whole, with 0 where a sequence has queries and no
-    context. The cache already holds this step's keys and values.
+    q, out: [T, heads, D]; out contiguous and written whole, with 0 where a sequence has one query and
+    no context. The cache already holds this step's keys and values.
     """
     shape, num_tokens = plan.shape, plan.metadata.slot_mapping.shape[0]
     check("q", q, (num_tokens, shape.num_heads, shape.head_dim), q.dtype, q.device)

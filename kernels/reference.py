@@ -169,6 +169,9 @@ def attention(q: Tensor, cache: LayerCache, plan: AttentionPlan, out: Tensor) ->
     group = shape.num_heads // shape.num_kv_heads
     for b, context_len in enumerate(metadata.context_lens.tolist()):
         start, end = bounds[b], bounds[b + 1]
+        if context_len == 0:
+            out[start:end] = 0
+            continue
         num_blocks = -(-context_len // metadata.block_size)
         table = metadata.block_tables[b, :num_blocks].long()
         keys = _read(cache.keys, cache.key_scales, table, context_len).repeat_interleave(group, dim=1)

@@ -73,6 +73,8 @@ class Decoder:
         self.spec = spec
         self.ops = ops
         self.dtype = weights.dtype
+        self.device = weights.device
+        self.is_recordable = True
         self.vocab_size = spec.vocab_size
         self.hidden_size = spec.hidden_size
         self.num_layers = spec.num_layers
@@ -80,7 +82,7 @@ class Decoder:
             dict.fromkeys(layer.attention for layer in spec.layers)
         )
         ropes = dict.fromkeys(layer.rope for layer in spec.layers if layer.rope is not None)
-        self._rope_tables = {rope: rope_tables(rope, num_positions) for rope in ropes}
+        self._rope_tables = {rope: rope_tables(rope, num_positions, self.device) for rope in ropes}
         outer = _Parameters(ops, weights, spec.outer_params, 0)
         self._embedding = outer.read("embedding")
         self._positions = outer.read("positions") if outer.has("positions") else None

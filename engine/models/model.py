@@ -27,6 +27,15 @@ class Model(Protocol):
         ...
 
     @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def is_recordable(self) -> bool:
+        """Whether `forward` launches the same kernels for every step of one shape and waits for none, so that
+        it can be recorded in a CUDA graph."""
+        ...
+
+    @property
     def vocab_size(self) -> int: ...
 
     @property

@@ -68,4 +68,5 @@ def make_op_set() -> OpSet:
         apply_bitmask=apply_bitmask,
         apply_penalties=apply_penalties,
         top_logprobs=top_logprobs,
+        reads_past_context=True,
     )

@@ -17,13 +17,14 @@ what follows from it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from kernels.attention import AttentionMetadata, AttentionPlan, AttentionShape, LayerCache
-from kernels.cpu.tiles import KEY_TILE, Group, group_tiles
+from kernels.cpu.tiles import KEY_TILE, Group, Ints, group_tiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,8 @@ class CpuPlan:
     metadata: AttentionMetadata
     shape: AttentionShape
     groups: list[Group]
+    empty_rows: Tensor | None = None
+    """[E] int64: queries that have no context."""
 
 
 class CpuAttention:
@@ -44,12 +47,22 @@ class CpuAttention:
 
     def plan(self, metadata: AttentionMetadata, shape: AttentionShape) -> AttentionPlan:
         """See `kernels.attention.plan_attention`."""
+        empty = (metadata.context_lens == 0).numpy()
+        if empty.any():
+            return self._plan_with_empty(metadata, shape, np.flatnonzero(empty))
         groups = group_tiles(metadata, shape)
         size = max(g.blocks.shape[0] for g in groups) * metadata.block_size
         size *= shape.num_kv_heads * shape.head_dim
         if self._keys.shape[0] < size:
             self._keys, self._values = torch.empty(size), torch.empty(size)
         return CpuPlan(metadata, shape, groups)
+
+    def _plan_with_empty(self, metadata: AttentionMetadata, shape: AttentionShape, empty: Ints) -> CpuPlan:
+        """Sequences without a context attend to a slot of the null block, and what comes of it is dropped."""
+        plan = self.plan(replace(metadata, context_lens=metadata.context_lens.clamp_min(1)), shape)
+        assert isinstance(plan, CpuPlan), "the plan of this op set"
+        rows = metadata.cu_seqlens_q[torch.from_numpy(empty)].long()
+        return CpuPlan(metadata, shape, plan.groups, rows)
 
     def run(self, q: Tensor, cache: LayerCache, plan: AttentionPlan, out: Tensor) -> None:
         """See `kernels.attention.attention`."""
@@ -69,6 +82,8 @@ class CpuAttention:
             )
             products = products.reshape(-1, shape.head_dim).to(out.dtype)
             flat_out.index_copy_(0, group.query_rows, products)
+        if plan.empty_rows is not None:
+            out.index_fill_(0, plan.empty_rows, 0.0)
 
 
 def _gather(cache: Tensor, memory: Tensor, group: Group) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from engine.config import EngineConfig
+from engine.device import resolve
 from engine.models.families import spec_of
 from engine.models.folder import read_config
 from engine.models.load import load_decoder
@@ -36,7 +37,7 @@ class Row:
 
 def load(folder: Path, **settings: Any) -> Model:
     """The folder's model, without a cache or a scheduler."""
-    config = EngineConfig(model=str(folder), num_threads=1, **settings)
+    config = resolve(EngineConfig(model=str(folder), num_threads=1, **settings))
     spec = spec_of(read_config(folder))
     return load_decoder(folder, spec, config, spec.max_position_embeddings, lambda phase: None)
 

@@ -164,3 +164,14 @@ def test_wrappers_name_what_is_wrong(cpu: OpSet) -> None:
         attention(cpu, half.q, half.cache, plan, torch.empty(1, 4, 8))
     with pytest.raises(AssertionError, match=r"q: shape \(1, 2, 8\), expected \(1, 4, 8\)"):
         attention(cpu, paged.q[:, :2], paged.cache, plan, torch.empty(1, 2, 8))
+
+
+def test_a_query_without_a_context_gets_zeros(cpu: OpSet, reference: OpSet) -> None:
+    paged = make([(1, 20), (1, 1), (3, 9)], AttentionShape(4, 2, 8, 0.3))
+    context_lens = torch.tensor([20, 0, 9], dtype=torch.int32)
+    empty = replace(paged, metadata=replace(paged.metadata, context_lens=context_lens))
+    whole = paged.run(cpu)
+    for ops in (cpu, reference):
+        out = empty.run(ops)
+        assert (out[1] == 0).all()
+        torch.testing.assert_close(out[[0, 2, 3, 4]], whole[[0, 2, 3, 4]])
