@@ -106,7 +106,7 @@ def test_a_session_is_stopped_after_its_time() -> None:
 
 def test_a_setting_that_the_engine_lacks_is_an_error() -> None:
     session = Session("ours", "tiny", ["tiny"], "cpu", "fp32", {"no_such_setting": 1})
-    assert "no no_such_setting" in run_session(session, 60).error
+    assert "no_such_setting" in run_session(session, 60).error
 
 
 def test_reports_survive_the_disk(tmp_path: Path) -> None:

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-
-from engine.config import EngineConfig
 
 HAS_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if HAS_GPU else "cpu")
 OPS = "triton" if HAS_GPU else "cpu"
-KNOWN_SETTINGS = frozenset(EngineConfig.__struct_fields__)
 
 if not HAS_GPU:
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports triton
@@ -44,8 +40,3 @@ SCALE = _DEVICE_SCALE if HAS_GPU else Scale(128, 2, 2, 300, 6, 60, 20, 6)
 SMALLEST = Scale(64, 1, 1, 100, 2, 12, 3, 6)
 """For Triton's interpreter, which takes milliseconds where hardware takes none."""
 WINDOW = 512
-
-
-def known(**settings: Any) -> dict[str, Any] | None:
-    """The settings, or None where this engine does not have them all."""
-    return settings if settings.keys() <= KNOWN_SETTINGS else None

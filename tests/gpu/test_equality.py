@@ -12,7 +12,7 @@ import torch
 
 from engine.request import Request
 from tests.engine.run import engine_of, greedy, run, tokens_of
-from tests.gpu.device import HAS_GPU, KNOWN_SETTINGS, OPS, SCALE, Scale, known
+from tests.gpu.device import HAS_GPU, OPS, SCALE, Scale
 from tests.gpu.near_ties import (
     FP8_MEAN,
     FP8_TIE,
@@ -29,10 +29,10 @@ from tests.gpu.random_models import FAMILIES, random_prompts, reference_logits
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _CROWDED = {"num_blocks": SCALE.num_blocks, "max_model_len": SCALE.window}
 WAYS: dict[str, dict[str, Any]] = {
-    "at once": {},
-    "chunked": {"max_num_batched_tokens": 48, "max_num_seqs": 16},
-    "preempted": _CROWDED,
-    "prefix hits": {},
+    "at once": {"overlap": 0},
+    "chunked": {"overlap": 0, "max_num_batched_tokens": 48, "max_num_seqs": 16},
+    "preempted": {"overlap": 0, **_CROWDED},
+    "prefix hits": {"overlap": 0},
     "overlap": {"overlap": 1},
     "overlap, chunked, preempted": {
         "overlap": 1,
@@ -41,9 +41,10 @@ WAYS: dict[str, dict[str, Any]] = {
         **_CROWDED,
     },
 }
-if "cuda_graphs" in KNOWN_SETTINGS and HAS_GPU:
-    WAYS["no graphs"] = {"cuda_graphs": False}
-    WAYS["no graphs, overlap"] = {"cuda_graphs": False, "overlap": 1}
+_FP8 = {"kv_cache_dtype": "fp8"}
+if HAS_GPU:
+    WAYS["no graphs"] = {"enforce_eager": True, "overlap": 0}
+    WAYS["no graphs, overlap"] = {"enforce_eager": True, "overlap": 1}
 
 
 @dataclass(frozen=True)
@@ -74,11 +75,7 @@ def _cases() -> list[Case]:
             if way != "at once"
             for precision in ("fp32", "bf16")
         ]
-        fp8 = known(kv_cache_dtype="fp8")
-        if fp8 is not None:
-            cases += [
-                Case(family, "at once", "bf16", settings=fp8) for family in ("llama", "qwen3", "gemma2")
-            ]
+        cases += [Case(family, "overlap", "bf16", settings=_FP8) for family in ("llama", "qwen3", "gemma2")]
         return cases
     return [
         *(Case(family, "at once", "fp32") for family in FAMILIES),

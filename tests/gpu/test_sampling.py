@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,8 @@ def test_sampled_tokens_are_the_references(
         )
         for i, prompt in enumerate(random_prompts(SCALE, seed=1))
     ]
-    room = {"max_model_len": SCALE.window, "num_blocks": SCALE.num_prompts * SCALE.window // 16}
+    num_blocks = SCALE.num_prompts * SCALE.window // 16
+    room: dict[str, Any] = {"precision": "fp32", "max_model_len": SCALE.window, "num_blocks": num_blocks}
     mine = run(engine_of(folder, ops=OPS, overlap=overlap, **room), requests)
     theirs = run(engine_of(folder, ops="reference", **room), requests)
     differing = [
