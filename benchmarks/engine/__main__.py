@@ -4,7 +4,8 @@ Runs ours and each peer on a model of random weights, each in a process of its o
 and all tokens/s, how many times as fast as the fastest peer, the share of the ceiling (see `ceiling.py`), the
 device's waits for the host, memory and start-up time. Our speeds are printed only where the equality tests of
 their precision passed in the same run: `--verify` runs them first, `--verdict FILE` takes what
-`benchmarks.gpu` found. `--plan gpu` is the list of that script, most important first.
+`benchmarks.gpu` found. `--plan gpu` is the list of that script, most important first. `--predict` prints the
+ceilings of an H100 without measuring anything.
 """
 
 from __future__ import annotations
@@ -27,12 +28,17 @@ from benchmarks.gpu.pytests import run_files, summary
 from benchmarks.gpu.verdict import load_verdict, verdict_on_engine
 from benchmarks.surroundings import surroundings
 
+PREDICTED = Rates(read_bytes_per_s=3.0e12, matmul_flops_per_s=798e12)
+"""Of an H100 80GB HBM3: what its copies and its products of 8192³ in bfloat16 reach."""
 RESULTS = Path(__file__).parents[1] / "results"
 EQUALITY_TESTS = ROOT / "tests" / "gpu"
 
 
 def main() -> int:
     args = _parse()
+    if args.predict:
+        print("\n".join(table.ceilings(PREDICTED)))
+        return 0
     verdict = load_verdict(args.verdict)
     if args.verify:
         outcomes = run_files(sorted(EQUALITY_TESTS.glob("test_*.py")), args.verify_limit)
@@ -65,6 +71,7 @@ def main() -> int:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engine", description=__doc__)
     parser.add_argument("--plan", choices=plans.PLANS, help="a list of sessions, instead of the next options")
+    parser.add_argument("--predict", action="store_true", help="print the ceilings of an H100 as Markdown")
     parser.add_argument("--model", choices=SHAPES, help="default: qwen3-0.6b, or tiny for the tiny workload")
     parser.add_argument("--workload", nargs="+", choices=WORKLOADS, default=["nano-vllm"])
     parser.add_argument("--ops", choices=("auto", "triton", "cpu", "reference"), default="auto")

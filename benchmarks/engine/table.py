@@ -5,11 +5,20 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.engine.ceiling import Rates
+from benchmarks.engine.comparison import ceiling_of
+from benchmarks.engine.session import Session
 from benchmarks.gpu.verdict import NOT_VERIFIED, Verdict
 
+PREDICTED = [
+    *(("qwen3-0.6b", name) for name in ("nano-vllm", "prefill-heavy", "shared-prefix", "decode-heavy")),
+    *(("qwen3-0.6b", name) for name in ("small-batch-1", "small-batch-8")),
+    *((model, "nano-vllm") for model in ("llama-3.2-1b", "llama-3.1-8b", "qwen3-8b")),
+]
 HEAD = (
     f"{'model':<15} {'workload':<14} {'system':<24} {'s':>8} {'out tok/s':>10} {'all tok/s':>10} "
     f"{'x peer':>7} {'ceiling':>8} {'gap':>6} {'GiB':>6} {'start s':>7}"
@@ -28,6 +37,24 @@ def lines(rows: Sequence[dict[str, Any]], verdict: Verdict) -> list[str]:
             found.append(f"{start}{NOT_VERIFIED}")
         else:
             found.append(start + _figures(row, rows))
+    return found
+
+
+def ceilings(rates: Rates) -> list[str]:
+    """Markdown: the least seconds of each model and workload on a device of these rates, in bfloat16."""
+    found = [
+        "| model | workload | steps | weights s | KV s | prefill s | out tok/s | with FP8 KV |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for model, name in PREDICTED:
+        session = Session("ours", model, [name], "cuda", "bf16")
+        whole = ceiling_of(session, name, rates)
+        half = ceiling_of(replace(session, options={"kv_cache_dtype": "fp8"}), name, rates)
+        found.append(
+            f"| {model} | {name} | {whole['num_steps']:,} | {whole['weights_s']:.2f} | {whole['kv_s']:.2f} "
+            f"| {whole['prefill_s']:.2f} | {whole['output_tokens_per_s']:,.0f} "
+            f"| {half['output_tokens_per_s']:,.0f} |"
+        )
     return found
 
 

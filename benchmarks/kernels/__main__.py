@@ -23,7 +23,7 @@ from benchmarks.engine.shapes import TINY
 from benchmarks.gpu.verdict import load_verdict
 from benchmarks.kernels import table
 from benchmarks.kernels.cases import FEW_EXPERTS, Case, all_cases
-from benchmarks.kernels.ceilings import DTYPES, PREDICTED, Ceilings, measure_ceilings
+from benchmarks.kernels.ceilings import DTYPES, PREDICTED, Ceilings, Copies, measure_ceilings
 from benchmarks.kernels.inputs import Inputs
 from benchmarks.kernels.timing import num_sets, seconds_of
 from benchmarks.surroundings import surroundings
@@ -61,6 +61,7 @@ def main() -> int:
     inputs = Inputs(load_op_set(args.op_set or ("cpu" if args.cpu else "triton")), device, dtype)
     end = time.monotonic() + args.seconds
     ceilings = measure_ceilings(device, dtype, 0.25 if args.cpu else 1.0)
+    copies = Copies(device)
     verdict = load_verdict(args.verdict)
     result: dict[str, Any] = {
         "benchmark": "kernels",
@@ -76,7 +77,7 @@ def main() -> int:
         if time.monotonic() > end:
             result["not_run"] = len(chosen) - len(result["rows"])
             break
-        result["rows"].append(_measured(case, inputs, ceilings, args.budget))
+        result["rows"].append(_measured(case, inputs, (ceilings, copies), args.budget))
         _write(result, args.out)
     print("\n".join(table.lines(result["rows"], verdict)))
     print(
@@ -102,8 +103,9 @@ def _parse() -> argparse.Namespace:
 
 
 @torch.inference_mode()
-def _measured(case: Case, inputs: Inputs, ceilings: Ceilings, budget_s: float) -> dict[str, Any]:
+def _measured(case: Case, inputs: Inputs, bounds: tuple[Ceilings, Copies], budget_s: float) -> dict[str, Any]:
     """A row of the results; of an operation that fails, its error."""
+    ceilings, copies = bounds
     row: dict[str, Any] = {
         "op": case.op,
         "file": case.file,
@@ -128,6 +130,7 @@ def _measured(case: Case, inputs: Inputs, ceilings: Ceilings, budget_s: float) -
         "of_copy": case.cost.num_bytes / ceilings.copy_bytes_per_s / seconds,
         "of_matmul": case.cost.flops / ceilings.matmul_flops_per_s / seconds,
         "of_floor": row["floor_s"] / seconds,
+        "of_equal_copy": copies.seconds(case.cost.num_bytes) / seconds,
     }
 
 

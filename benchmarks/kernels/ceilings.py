@@ -8,16 +8,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import torch
 
-from benchmarks.kernels.timing import seconds_of
+from benchmarks.kernels.timing import num_sets, seconds_of
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SIZES = {"cuda": (1 << 30, 8192), "cpu": (128 << 20, 1024)}
 """Elements of four bytes that are copied, and the side of the product's square matrices."""
 BUDGET_S = 0.2
+_COPY_BUDGET_S = 0.02
 _COLUMNS = 8192
 
 
@@ -51,6 +53,32 @@ def measure_ceilings(device: torch.device, dtype: torch.dtype, scale: float = 1.
         read_bytes_per_s=moved / _read_seconds(count, device),
         matmul_flops_per_s=2 * side**3 / _matmul_seconds(side, device, dtype),
     )
+
+
+class Copies:
+    """How long copies take that move as much as an operation: of small sizes no bandwidth is left to reach,
+    only the time of a launch."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._known: dict[int, float] = {}
+
+    def seconds(self, num_bytes: float) -> float:
+        """Of a copy that reads half of `num_bytes` and writes as much, to two digits of it."""
+        digits = 10 ** max(0, len(str(int(num_bytes))) - 2)
+        size = max(256, int(num_bytes) // digits * digits)
+        if size not in self._known:
+            self._known[size] = self._measured(size)
+        return self._known[size]
+
+    def _measured(self, size: int) -> float:
+        def copy() -> Callable[[], object]:
+            source = torch.empty(size // 8, device=self._device).uniform_(-1, 1)
+            target = torch.empty_like(source)
+            return lambda: target.copy_(source)
+
+        calls = [copy() for _ in range(num_sets(size, self._device))]
+        return seconds_of(calls, self._device, _COPY_BUDGET_S)[0]
 
 
 def _copy_seconds(count: int, device: torch.device) -> float:

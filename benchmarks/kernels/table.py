@@ -10,12 +10,14 @@ from benchmarks.kernels.cases import Case
 from benchmarks.kernels.ceilings import Ceilings
 
 HEAD = (
-    f"{'operation':<17} {'model':<14} {'size':<32} {'us':>9} {'floor':>9} {'GB/s':>7} {'copy':>6} {'dot':>6}"
+    f"{'operation':<17} {'model':<14} {'size':<32} {'us':>9} {'floor':>9} {'GB/s':>7} {'copy':>6} {'equal':>6} "
+    f"{'dot':>6}"
 )
 
 
 def lines(rows: Sequence[dict[str, Any]], verdict: Verdict) -> list[str]:
-    """Microseconds, the least that they could be, and shares of the measured copy and product rates."""
+    """Microseconds, the least that they could be, and shares: of the large copy's rate, of the rate of a copy
+    that moves as much, and of the large product's."""
     found = [HEAD]
     for row in rows:
         start = f"{row['op']:<17} {row['model']:<14} {row['size']:<32} "
@@ -27,7 +29,8 @@ def lines(rows: Sequence[dict[str, Any]], verdict: Verdict) -> list[str]:
             dot = f"{row['of_matmul']:6.1%}" if row["of_matmul"] > 0.0005 else ""
             found.append(
                 f"{start}{row['seconds'] * 1e6:9.1f} {row['floor_s'] * 1e6:9.1f} "
-                f"{row['bytes'] / row['seconds'] / 1e9:7.0f} {row['of_copy']:6.1%} {dot:>6}"
+                f"{row['bytes'] / row['seconds'] / 1e9:7.0f} {row['of_copy']:6.1%} "
+                f"{row['of_equal_copy']:6.1%} {dot:>6}"
             )
     return found
 
