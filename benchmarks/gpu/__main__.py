@@ -32,6 +32,11 @@ PROVING: dict[str, tuple[str, Callable[[Iterable[Outcome]], Verdict]]] = {
     "engine equality": ("equality.json", verdict_on_engine),
 }
 """Parts that run tests, where they leave the outcomes, and what these say."""
+WRITTEN = (
+    *("device.json", "kernel_tests.json", "equality.json", "kernels.json", "engine.json", "verdict.json"),
+    *("parts.json", "log.txt"),
+)
+"""Everything that a run leaves: few files, in one folder."""
 
 
 def main() -> int:
@@ -53,7 +58,8 @@ def main() -> int:
             _extend_verdict(out, *PROVING[result.name])
         _write(out, results)
 
-    (out / "verdict.json").unlink(missing_ok=True)  # of an earlier run into the same folder
+    for file in WRITTEN:  # of an earlier run into the same folder
+        (out / file).unlink(missing_ok=True)
     with (out / "log.txt").open("w") as log:
         run_parts(chosen, 60 * args.minutes - (time.monotonic() - begin), log, on_result)
     print("\n".join(table(out, results)))

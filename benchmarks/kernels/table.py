@@ -10,8 +10,8 @@ from benchmarks.kernels.cases import Case
 from benchmarks.kernels.ceilings import Ceilings
 
 HEAD = (
-    f"{'operation':<17} {'model':<14} {'size':<32} {'us':>9} {'floor':>9} {'GB/s':>7} {'copy':>6} {'equal':>6} "
-    f"{'dot':>6}"
+    f"{'operation':<17} {'model':<14} {'size':<32} {'us':>9} {'floor':>9} {'GB/s':>7} {'copy':>6} "
+    f"{'equal':>6} {'dot':>6}"
 )
 
 
