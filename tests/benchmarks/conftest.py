@@ -1,4 +1,4 @@
-"""One compute thread in what these tests start: tiny tensors gain nothing from more, on machines that share."""
+"""One compute thread, in what these tests start too: tiny tensors gain nothing from more."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
     before = os.environ.get("OMP_NUM_THREADS"), torch.get_num_threads()
     os.environ["OMP_NUM_THREADS"] = "1"
