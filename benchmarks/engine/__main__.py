@@ -24,6 +24,7 @@ from benchmarks.engine.comparison import ROOT, results_of, run_sessions
 from benchmarks.engine.session import Report, Session
 from benchmarks.engine.shapes import SHAPES
 from benchmarks.engine.workloads import WORKLOADS
+from benchmarks.gpu.device import nvidia_smi
 from benchmarks.gpu.pytests import run_files, summary
 from benchmarks.gpu.verdict import load_verdict, verdict_on_engine
 from benchmarks.surroundings import surroundings
@@ -50,6 +51,7 @@ def main() -> int:
     result: dict[str, Any] = {
         "benchmark": "engine",
         **surroundings("torch", "triton", "transformers", "vllm"),
+        "gpu": nvidia_smi(),
         "verdict": asdict(verdict),
         "rates": asdict(rates) if rates else None,
         "rows": [],
@@ -109,9 +111,11 @@ def _rates(device: str, precision: str) -> Rates | None:
     """Measured in a process of its own, whose memory goes with it."""
     command = [sys.executable, "-m", "benchmarks.kernels.ceilings", "--device", device]
     command += ["--precision", precision, *(("--scale", "0.1") if device == "cpu" else ())]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
-    if found.returncode != 0:
-        print(f"  the ceilings could not be measured: {table.last_line(found.stderr)}")
+    try:
+        found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
+    except subprocess.SubprocessError as error:
+        said = getattr(error, "stderr", "") or str(error)
+        print(f"  the ceilings could not be measured: {table.last_line(str(said))}")
         return None
     rates = json.loads(found.stdout.strip().splitlines()[-1])
     return Rates(rates["read_bytes_per_s"], rates["matmul_flops_per_s"])

@@ -40,7 +40,7 @@ def missing() -> dict[str, str]:
 def describe() -> dict[str, Any]:
     """The device, its driver, and versions. Where there is no GPU, `gpu` is None."""
     around = surroundings("torch", "triton", "transformers", "msgspec", "llguidance", "numpy")
-    return {**around, "gpu": _gpu(), "nvidia_smi": _nvidia_smi()}
+    return {**around, "gpu": _gpu(), "nvidia_smi": nvidia_smi()}
 
 
 def _gpu() -> dict[str, Any] | None:
@@ -64,7 +64,8 @@ def _gpu() -> dict[str, Any] | None:
     }
 
 
-def _nvidia_smi() -> dict[str, str]:
+def nvidia_smi() -> dict[str, str]:
+    """Name, driver, memory and limits of the first GPU; empty where there is none."""
     command = ["nvidia-smi", f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader"]
     try:
         said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout

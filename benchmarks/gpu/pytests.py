@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -28,6 +28,8 @@ ROOT = Path(__file__).parents[2]
 INI = Path(__file__).parent / "pytest.ini"
 TAIL = 1500
 POLL_S = 0.05
+STUCK_S = 90.0
+"""A test that takes longer hangs: its process is ended, so that the other files have the rest of the time."""
 NO_TESTS = 5
 """pytest's exit status where nothing was collected."""
 WHOLE = "0/1"
@@ -40,6 +42,13 @@ class _Running:
     process: subprocess.Popen[bytes]
     record: Path
     output: IO[bytes]
+    started: float = field(default_factory=time.time)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether no test has begun or ended for too long."""
+        heard = self.record.stat().st_mtime if self.record.is_file() else self.started
+        return time.time() - heard > STUCK_S
 
     def end(self) -> list[Outcome]:
         """Its outcomes; a process that still runs is killed, with all that it has started."""
@@ -83,7 +92,7 @@ def run_files(
                 running.append(_start(*waiting.pop(0), Path(place)))
             time.sleep(POLL_S)
             is_late = time.monotonic() > end
-            ended = [one for one in running if is_late or one.process.poll() is not None]
+            ended = [one for one in running if is_late or one.process.poll() is not None or one.is_stuck]
             running = [one for one in running if one not in ended]
             for one in ended:
                 outcomes += one.end()

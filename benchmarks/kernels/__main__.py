@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from benchmarks.engine.shapes import TINY
+from benchmarks.gpu.device import nvidia_smi
 from benchmarks.gpu.verdict import load_verdict
 from benchmarks.kernels import table
 from benchmarks.kernels.cases import FEW_EXPERTS, Case, all_cases
@@ -66,7 +67,7 @@ def main() -> int:
     result: dict[str, Any] = {
         "benchmark": "kernels",
         **surroundings("torch", "triton"),
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else surroundings()["device"],
+        "gpu": nvidia_smi(),
         "op_set": inputs.ops.name,
         "dtype": str(dtype),
         "ceilings": asdict(ceilings),
