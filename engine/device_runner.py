@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from engine.batch import Batch, StepResult
+from engine.dry_run import compile_steps
 from engine.graphs import DecodeGraphs, DecodeInputs
 from engine.inputs import StepArrays, gather
 from engine.kv_cache import KVStorage
@@ -78,9 +79,8 @@ class DeviceRunner:
         eos_token_ids: Sequence[int] = (),
         *,
         kv_dtype: torch.dtype | None = None,
-        graphs: bool = True,
     ) -> None:
-        """kv_dtype: of the cache, the model's where it is None. graphs: whether decode steps are recorded."""
+        """kv_dtype: of the cache, the model's where it is None."""
         self.model = model
         self._device = model.device
         self._sizes = sizes
@@ -99,10 +99,18 @@ class DeviceRunner:
         self._unsampled: tuple[list[int], Tensor] | None = None
         self._logits: Tensor | None = None
         self._graphs: DecodeGraphs | None = None
-        if graphs:
-            self._graphs = DecodeGraphs(self._decode, sizes.max_num_seqs, self._device)
-            with torch.inference_mode():
-                self._graphs.record()
+
+    def compile_steps(self, max_num_tokens: int) -> None:
+        """Compiles what steps of up to so many tokens need, see `engine.dry_run.compile_steps`."""
+        sizes = (self._sizes.max_num_seqs, max_num_tokens)
+        compile_steps(self.model, self.cache, self._sizes.block_size, sizes)
+
+    @torch.inference_mode()
+    def record_decodes(self) -> None:
+        """From now on steps of nothing but decodes are replayed, see `engine.graphs`."""
+        graphs = DecodeGraphs(self._decode, self._sizes.max_num_seqs, self._device)
+        graphs.record()
+        self._graphs = graphs
 
     @torch.inference_mode()
     def forward(self, batch: Batch) -> None:

@@ -123,16 +123,13 @@ class Engine:
         config = self.config
         if config.device == "cpu" and config.ops != "triton":
             return Runner(loaded.model, loaded.sizes, loaded.eos_token_ids, kv_dtype=kv_dtype(config))
-        graphs = not config.enforce_eager and loaded.model.is_recordable
-        if graphs:
-            on_phase("recording decode steps")
-        return DeviceRunner(
-            loaded.model,
-            loaded.sizes,
-            loaded.eos_token_ids,
-            kv_dtype=kv_dtype(config),
-            graphs=graphs,
-        )
+        on_phase("compiling kernels and recording decode steps")
+        runner = DeviceRunner(loaded.model, loaded.sizes, loaded.eos_token_ids, kv_dtype=kv_dtype(config))
+        if config.device == "cuda":
+            runner.compile_steps(min(config.max_num_batched_tokens, loaded.sizes.max_model_len))
+        if not config.enforce_eager and loaded.model.is_recordable:
+            runner.record_decodes()
+        return runner
 
     def _retire(self) -> None:
         """Takes the results of the step in flight, if there is one."""

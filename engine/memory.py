@@ -9,12 +9,13 @@ import torch
 
 from engine.config import EngineConfig
 from engine.device import CPU_KV_CACHE_BYTES
+from engine.dry_run import dry_run
 from engine.errors import ConfigError
 from engine.kv_cache import KVStorage, block_bytes
 from engine.models.load import DTYPES
 from engine.models.model import Model
 from engine.runner import RunnerSizes
-from kernels.attention import FP8, AttentionMetadata, plan_attention
+from kernels.attention import FP8
 from kernels.sample import SamplingTensors, sample
 
 log = logging.getLogger(__name__)
@@ -117,16 +118,13 @@ def _measure_step(config: EngineConfig, model: Model, num_tokens: int) -> int:
     before = torch.cuda.memory_allocated()
     storage = KVStorage(model, 0, config.block_size, kv_dtype(config))
     lengths = _prompts(config.max_num_batched_tokens, min(num_tokens, config.max_num_batched_tokens))
-    metadata = _nowhere(lengths, config.block_size, model.device)
-    plans = [plan_attention(model.ops, metadata, shape) for shape in model.attention_shapes]
-    positions = torch.cat([torch.arange(length) for length in lengths]).to(model.device)
-    hidden = model.forward(torch.zeros_like(positions), positions, storage.layers, plans)
+    hidden = dry_run(model, storage.layers, config.block_size, lengths)
     forward_bytes = torch.cuda.max_memory_allocated() - before
     logits = model.logits(hidden[-config.max_num_seqs :])
     sample(model.ops, logits, torch.zeros_like(logits[:, 0]), _every_filter(len(logits), model.device))
     peak = torch.cuda.max_memory_allocated() - before
     extra = _LOGITS_COPIES * logits.numel() * logits.itemsize
-    del storage, metadata, plans, hidden, logits
+    del storage, hidden, logits
     torch.cuda.empty_cache()
     return max(forward_bytes, peak) + extra
 
@@ -135,22 +133,6 @@ def _prompts(num_tokens: int, longest: int) -> list[int]:
     """Lengths of prompts that fill a step."""
     lengths = [longest] * (num_tokens // longest)
     return lengths if num_tokens % longest == 0 else [*lengths, num_tokens % longest]
-
-
-def _nowhere(lengths: list[int], block_size: int, device: torch.device) -> AttentionMetadata:
-    """Prompts whose keys and values all go to the null block, over and over, and are read from there."""
-    bounds = torch.tensor([0, *lengths]).cumsum(0).int()
-    return AttentionMetadata(
-        cu_seqlens_q=bounds.to(device),
-        context_lens=torch.tensor(lengths, dtype=torch.int32, device=device),
-        block_tables=torch.zeros(
-            (len(lengths), -(-max(lengths) // block_size)), dtype=torch.int32, device=device
-        ),
-        slot_mapping=torch.zeros(sum(lengths), dtype=torch.int64, device=device),
-        block_size=block_size,
-        max_query_len=max(lengths),
-        max_context_len=max(lengths),
-    )
 
 
 def _every_filter(num_rows: int, device: torch.device) -> SamplingTensors:

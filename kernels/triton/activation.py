@@ -1,7 +1,7 @@
 """See `kernels.activation`. Bound by memory: 3·I elements of each row where gated, else 2·I."""
 
-# pyright: reportUnknownParameterType=false, reportMissingParameterType=false, reportCallIssue=false
-# Parameters of a kernel are values of Triton's without a useful type; launch options are none of them.
+# pyright: reportUnknownParameterType=false, reportMissingParameterType=false, reportArgumentType=false
+# Parameters of a kernel are values of Triton's without a useful type.
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from torch import Tensor
 from kernels.activation import Activation
 
 BLOCK = 1024
-"""Columns of a program: with 4 warps, a 16-byte load of each operand for every thread."""
-NUM_WARPS = 4
+"""Columns of a program: with Triton's 4 warps, a 16-byte load of each operand for every thread."""
 
 
 def act_and_mul(gate_up: Tensor, activation: Activation) -> Tensor:
@@ -23,9 +22,7 @@ def act_and_mul(gate_up: Tensor, activation: Activation) -> Tensor:
     out = torch.empty(num_tokens, width, dtype=gate_up.dtype, device=gate_up.device)
     if out.numel() > 0:
         grid = (num_tokens, triton.cdiv(width, BLOCK))
-        _act_and_mul_kernel[grid](
-            gate_up, out, width, ACTIVATION=activation, BLOCK=BLOCK, num_warps=NUM_WARPS
-        )
+        _act_and_mul_kernel[grid](gate_up, out, width, ACTIVATION=activation, BLOCK=BLOCK)
     return out
 
 
@@ -33,8 +30,8 @@ def activate(x: Tensor, activation: Activation) -> Tensor:
     """See `kernels.activation.activate`."""
     out = torch.empty_like(x)
     if out.numel() > 0:
-        grid = (triton.cdiv(x.numel(), BLOCK),)
-        _activate_kernel[grid](x, out, x.numel(), ACTIVATION=activation, BLOCK=BLOCK, num_warps=NUM_WARPS)
+        grid = (x.shape[0], triton.cdiv(x.shape[1], BLOCK))
+        _activate_kernel[grid](x, out, x.shape[1], ACTIVATION=activation, BLOCK=BLOCK)
     return out
 
 
@@ -50,10 +47,12 @@ def _act_and_mul_kernel(gate_up, out, width, ACTIVATION: tl.constexpr, BLOCK: tl
     tl.store(out + row * width + columns, y.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["numel"])
-def _activate_kernel(x, out, numel, ACTIVATION: tl.constexpr, BLOCK: tl.constexpr):
-    places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = places < numel
+@triton.jit
+def _activate_kernel(x, out, width, ACTIVATION: tl.constexpr, BLOCK: tl.constexpr):
+    # By rows: only of a width that Triton knows to be a multiple of 16 it makes 16-byte loads under a mask.
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = columns < width
+    places = tl.program_id(0).to(tl.int64) * width + columns
     y = activated(tl.load(x + places, mask=inside, other=0.0).to(tl.float32), ACTIVATION)
     tl.store(out + places, y.to(out.dtype.element_ty), mask=inside)
 

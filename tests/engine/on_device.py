@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from engine.device_runner import DeviceRunner
 from engine.engine import Engine
 from tests.engine.run import engine_of
@@ -16,6 +14,9 @@ def engine_on_device(folder: Path, *, graphs: bool, **settings: Any) -> Engine:
     """An engine that works as it does on a GPU: sampled tokens stay where they are until a step is waited
     for, and, with graphs, decodes are padded and read fixed buffers."""
     engine = engine_of(folder, **settings)
-    with torch.inference_mode():
-        engine.runner = DeviceRunner(engine.runner.model, engine.sizes, engine.eos_token_ids, graphs=graphs)
+    runner = DeviceRunner(engine.runner.model, engine.sizes, engine.eos_token_ids)
+    runner.compile_steps(16)
+    if graphs:
+        runner.record_decodes()
+    engine.runner = runner
     return engine

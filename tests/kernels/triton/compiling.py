@@ -23,8 +23,11 @@ from typing import Any
 
 import torch
 import triton
+import triton.runtime
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
+
+from kernels.triton import device
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
@@ -119,6 +122,7 @@ def describe(thunk: str, kernel: Any) -> Compiled:
 def main(module: str, arch: str) -> int:
     """0 if everything compiled."""
     triton.runtime.driver.set_active(AbsentDevice(int(arch)))
+    device.ASSUMED_ARCH = int(arch)
     return 0 if compile_thunks(importlib.import_module(module).COMPILED) else 1
 
 

@@ -15,12 +15,14 @@ import pytest
 import torch
 
 from kernels.opset import OpSet, load_op_set
+from tests.kernels.triton.interpreter import accept_runtime_bounds
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 if HAS_TRITON and not torch.cuda.is_available():
     # Read when a kernel is defined, so before anything imports kernels.triton.
     os.environ.setdefault("TRITON_INTERPRET", "1")
+    accept_runtime_bounds()
 
 
 class _WithoutTriton(pytest.Module):
