@@ -21,10 +21,15 @@ class Outcome:
     test: str
     """Its id, from the file's name on."""
     result: str
-    """passed, failed, crashed or timed out; `failed` too where a fixture or the import did."""
+    """passed, skipped, failed, crashed or timed out; `failed` too where a fixture or the import did."""
     seconds: float = 0.0
     message: str = ""
     properties: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether it speaks against what it tests. A skipped test says nothing."""
+        return self.result not in ("passed", "skipped")
 
     @property
     def file(self) -> str:

@@ -73,7 +73,7 @@ class _Running:
         is_empty = self.process.returncode == NO_TESTS and self.shard != WHOLE
         if is_empty:  # a share of too few tests
             return found
-        if not found or (not ended_well and all(outcome.result == "passed" for outcome in found)):
+        if not found or (not ended_well and not any(outcome.is_bad for outcome in found)):
             found.append(Outcome(self.file.name, ending, message=tail))
         return found
 
@@ -149,11 +149,11 @@ def main() -> int:
         return 2
     outcomes = run_files(files, args.limit, args.jobs, args.shards, args.out)
     for outcome in outcomes:
-        if outcome.result != "passed":
+        if outcome.is_bad:
             lines = outcome.message.strip().splitlines()
             print(f"  {outcome.result}: {outcome.test}: {lines[-1][:160] if lines else ''}")
     print(summary(outcomes))
-    return 0 if all(outcome.result == "passed" for outcome in outcomes) else 1
+    return 1 if any(outcome.is_bad for outcome in outcomes) else 0
 
 
 if __name__ == "__main__":

@@ -24,15 +24,13 @@ def pytest_runtest_logstart(nodeid: str, location: Any) -> None:
 def pytest_runtest_logreport(report: Any) -> None:
     if report.when != "call" and report.outcome == "passed":
         return
-    if report.when == "setup" and report.outcome == "skipped":
-        return
     properties = {str(name): value for name, value in report.user_properties}
-    _append(_entry(report, "passed" if report.outcome == "passed" else "failed", properties))
+    _append(_entry(report, report.outcome, properties))
 
 
 def pytest_collectreport(report: Any) -> None:
-    if report.outcome == "failed":
-        _append(_entry(report, "failed", {}))
+    if report.outcome != "passed":
+        _append(_entry(report, report.outcome, {}))
 
 
 def _entry(report: Any, result: str, properties: dict[str, Any]) -> dict[str, Any]:
@@ -40,7 +38,7 @@ def _entry(report: Any, result: str, properties: dict[str, Any]) -> dict[str, An
         "test": report.nodeid,
         "result": result,
         "seconds": round(getattr(report, "duration", 0.0), 3),
-        "message": str(report.longrepr)[-MESSAGE_LENGTH:] if result == "failed" else "",
+        "message": str(report.longrepr)[-MESSAGE_LENGTH:] if result != "passed" else "",
         "properties": properties,
     }
 

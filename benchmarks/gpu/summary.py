@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.engine import table as engine_table
+from benchmarks.gpu.outcomes import Outcome
 from benchmarks.gpu.parts import PartResult
 from benchmarks.gpu.verdict import NOT_VERIFIED, load_verdict
 
@@ -34,7 +35,7 @@ def table(out: Path, results: list[PartResult]) -> list[str]:
 def _failures(out: Path) -> list[str]:
     lines: list[str] = []
     for name in ("kernel_tests.json", "equality.json"):
-        failed = [one for one in _read(out / name) or [] if one["result"] != "passed"]
+        failed = [one for one in _read(out / name) or [] if Outcome(**one).is_bad]
         for one in failed[:SHOWN_FAILURES]:
             said = [line for line in one["message"].strip().splitlines() if line.startswith("E ")]
             said = said or one["message"].strip().splitlines()[-1:]

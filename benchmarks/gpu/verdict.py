@@ -51,7 +51,8 @@ def verdict_on_ops(outcomes: Iterable[Outcome]) -> Verdict:
     ops: dict[str, bool] = {}
     for outcome in outcomes:
         op = outcome.file.removeprefix("test_").removesuffix(".py").split("_")[0]
-        ops[op] = ops.get(op, True) and outcome.result == "passed"
+        if outcome.result != "skipped":
+            ops[op] = ops.get(op, True) and not outcome.is_bad
     return Verdict(ops=ops)
 
 
@@ -60,12 +61,11 @@ def verdict_on_engine(outcomes: Iterable[Outcome]) -> Verdict:
     engine: dict[str, bool] = {}
     all_told = True
     for outcome in outcomes:
-        passed = outcome.result == "passed"
         verifies = outcome.properties.get("verifies")
-        if verifies is not None:
-            engine[str(verifies)] = engine.get(str(verifies), True) and passed
-        else:
-            all_told = all_told and passed
+        if verifies is None:
+            all_told = all_told and not outcome.is_bad
+        elif outcome.result != "skipped":
+            engine[str(verifies)] = engine.get(str(verifies), True) and not outcome.is_bad
     return Verdict(engine={name: passed and all_told for name, passed in engine.items()})
 
 

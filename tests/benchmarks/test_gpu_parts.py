@@ -96,6 +96,8 @@ TEST_FILES = {
             record_property("verifies", "fp32")
         def test_fails():
             assert 1 == 2, "so it is"
+        def test_skips():
+            pytest.skip("not here")
     """,
     "test_crash.py": """
         import os
@@ -128,7 +130,8 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Outcome
 
 def test_a_file_is_shared_by_processes(outcomes: dict[str, list[Outcome]]) -> None:
     found = sorted((one.test.split("::")[1], one.result) for one in outcomes["test_good.py"])
-    assert found == [("test_fails", "failed"), *((f"test_passes[{i}]", "passed") for i in range(5))]
+    passing = [(f"test_passes[{i}]", "passed") for i in range(5)]
+    assert found == [("test_fails", "failed"), *passing, ("test_skips", "skipped")]
     failed = next(one for one in outcomes["test_good.py"] if one.result == "failed")
     assert "so it is" in failed.message
 
@@ -153,6 +156,8 @@ def test_an_operation_is_verified_by_all_of_its_files() -> None:
         Outcome("test_norm.py::a", "passed"),
         Outcome("test_attention.py::a", "passed"),
         Outcome("test_attention_features.py::b[x]", "failed"),
+        Outcome("test_norm.py::skipped", "skipped"),
+        Outcome("test_mask.py::all", "skipped"),
         Outcome("test_moe.py", "crashed"),
     ]
     verdict = verdict_on_ops(found)
