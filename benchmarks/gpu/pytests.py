@@ -69,7 +69,7 @@ class _Running:
         for outcome in found:
             if outcome.result == ending:
                 outcome.message = tail
-        ended_well = self.process.returncode in (0, 1) and ending == "crashed"
+        ended_well = self.process.returncode in (0, 1, NO_TESTS) and ending == "crashed"
         is_empty = self.process.returncode == NO_TESTS and self.shard != WHOLE
         if is_empty:  # a share of too few tests
             return found
