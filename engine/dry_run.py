@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from engine.models.model import KVCache, Model
+from engine.runner import table_width
 from kernels.attention import AttentionMetadata, plan_attention
 
 
@@ -44,7 +45,7 @@ def _nowhere(lengths: Sequence[int], block_size: int, device: torch.device) -> A
         cu_seqlens_q=bounds.to(device),
         context_lens=torch.tensor(lengths, dtype=torch.int32, device=device),
         block_tables=torch.zeros(
-            (len(lengths), -(-max(lengths) // block_size)), dtype=torch.int32, device=device
+            (len(lengths), table_width(max(lengths), block_size)), dtype=torch.int32, device=device
         ),
         slot_mapping=torch.zeros(sum(lengths), dtype=torch.int64, device=device),
         block_size=block_size,

@@ -41,9 +41,14 @@ class RunnerSizes:
 
     @property
     def table_width(self) -> int:
-        """Blocks of the longest context, rounded up as attention pads it."""
-        padded_len = -(-self.max_model_len // _CONTEXT_STEP) * _CONTEXT_STEP
-        return -(-padded_len // self.block_size)
+        """Blocks of the longest context."""
+        return table_width(self.max_model_len, self.block_size)
+
+
+def table_width(context_len: int, block_size: int) -> int:
+    """Blocks that a table needs for a context of so many tokens."""
+    padded_len = -(-context_len // _CONTEXT_STEP) * _CONTEXT_STEP
+    return -(-padded_len // block_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,12 +164,11 @@ class Runner:
 
     def _to_tensors(self, arrays: StepArrays) -> StepInputs:
         max_context_len = int(arrays.ends.max())
-        padded_len = -(-max_context_len // _CONTEXT_STEP) * _CONTEXT_STEP
         metadata = AttentionMetadata(
             cu_seqlens_q=torch.from_numpy(arrays.bounds.astype(np.int32)),
             context_lens=torch.from_numpy(arrays.ends.astype(np.int32)),
             block_tables=torch.from_numpy(
-                self.rows.tables[arrays.rows, : -(-padded_len // self._block_size)]
+                self.rows.tables[arrays.rows, : table_width(max_context_len, self._block_size)]
             ),
             slot_mapping=torch.from_numpy(arrays.slots),
             block_size=self._block_size,

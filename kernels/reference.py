@@ -234,6 +234,8 @@ def sample(logits: Tensor, uniforms: Tensor, params: SamplingTensors) -> Tensor:
 
 def _sample_row(logits: Tensor, i: int, uniforms: Tensor, params: SamplingTensors) -> Tensor:
     logits = (logits - logits.max()) / params.temperature[i]
+    # What has no distance from its row's greatest, which is not finite, counts as the greatest.
+    logits = torch.where(logits.isnan(), 0.0, logits)
     weights = torch.exp(logits - logits.max()).double()
     kept = logits >= logits.max() + torch.log(params.min_p[i])
     top_k = int(params.top_k[i])
