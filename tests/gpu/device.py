@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 import torch
 
+from tests.kernels.triton.interpreter import accept_runtime_bounds
+
 HAS_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if HAS_GPU else "cpu")
 OPS = "triton" if HAS_GPU else "cpu"
 
 if not HAS_GPU:
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports triton
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports kernels.triton
+    accept_runtime_bounds()
 
 
 @dataclass(frozen=True)
