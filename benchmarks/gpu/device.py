@@ -18,11 +18,13 @@ from benchmarks.surroundings import surroundings
 NEEDED = ("torch", "triton", "transformers", "numpy", "safetensors", "msgspec", "llguidance", "pytest")
 """What engine, operations and their tests import from outside; the rest comes with these."""
 QUERY = ("name", "driver_version", "memory.total", "clocks.max.sm", "clocks.max.mem", "power.limit")
+PINNED = {"msgspec": "msgspec==0.22.0", "llguidance": "llguidance==1.9.1"}
+"""Without a version pip takes an older one, if that is all there is for the platforms named."""
 HOW = (
     "lay wheels beside: on a machine with a network `pip download --no-deps --only-binary=:all: "
-    "--python-version {python} --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 "
-    "-d .whl {names}`, here `python3 -m pip install --no-index --no-deps --target /tmp/site .whl/*.whl` "
-    "and PYTHONPATH=/tmp/site"
+    "--python-version {python} --platform manylinux_2_31_x86_64 --platform manylinux_2_17_x86_64 "
+    "--platform manylinux2014_x86_64 -d .whl {names}`, here `python3 -m pip install --no-index --no-deps "
+    "--target /tmp/site .whl/*.whl` and PYTHONPATH=/tmp/site"
 )
 
 
@@ -97,7 +99,12 @@ def main() -> int:
         names = [name for name in lacking if "." not in name]
         print(f"missing: {'; '.join(lacking.values())}")
         if names:
-            print(HOW.format(names=" ".join(names), python="{}.{}".format(*sys.version_info)))
+            print(
+                HOW.format(
+                    names=" ".join(PINNED.get(name, name) for name in names),
+                    python="{}.{}".format(*sys.version_info),
+                )
+            )
     if not gpu and not args.cpu:
         print("no GPU here: torch sees no CUDA device (--cpu runs the same parts on the processor)")
     return 0 if not lacking and (args.cpu or (gpu and gpu["computes"])) else 1
