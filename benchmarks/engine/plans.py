@@ -15,7 +15,7 @@ DEVICE_WORKLOADS = [
 
 def gpu_plan() -> list[Session]:
     """What one call of some minutes measures."""
-    ours = Session("ours", "qwen3-0.6b", DEVICE_WORKLOADS, "cuda", "bf16", limit_s=100)
+    ours = Session("ours", "qwen3-0.6b", DEVICE_WORKLOADS, "cuda", "bf16", limit_s=130)
     fp8 = {"kv_cache_dtype": "fp8"}
     return [
         ours,
