@@ -8,24 +8,23 @@ steps can be recorded in CUDA graphs. The same kernels run on a processor in Tri
 from __future__ import annotations
 
 from kernels.opset import OpSet
+from kernels.triton.activation import act_and_mul, activate
+from kernels.triton.argmax import argmax
+from kernels.triton.attention import attention, plan_attention
+from kernels.triton.linear import linear, pack_linear
+from kernels.triton.logprob import top_logprobs
+from kernels.triton.mask import apply_bitmask
+from kernels.triton.moe import moe, pack_experts, route
+from kernels.triton.norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
+from kernels.triton.penalty import apply_penalties
+from kernels.triton.philox import philox, uniform
+from kernels.triton.qkv import rotate_and_store, store_kv
+from kernels.triton.rotary import rotary
+from kernels.triton.sample import sample
 
 
 def make_op_set() -> OpSet:
     """Every operation on tensors of a CUDA device, or of the processor where Triton interprets."""
-    from kernels.triton.activation import act_and_mul, activate
-    from kernels.triton.argmax import argmax
-    from kernels.triton.attention import attention, plan_attention
-    from kernels.triton.linear import linear, pack_linear
-    from kernels.triton.logprob import top_logprobs
-    from kernels.triton.mask import apply_bitmask
-    from kernels.triton.moe import moe, pack_experts, route
-    from kernels.triton.norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
-    from kernels.triton.penalty import apply_penalties
-    from kernels.triton.philox import philox, uniform
-    from kernels.triton.qkv import rotate_and_store, store_kv
-    from kernels.triton.rotary import rotary
-    from kernels.triton.sample import sample
-
     return OpSet(
         name="triton",
         rms_norm=rms_norm,

@@ -17,11 +17,13 @@ from kernels.sample import SamplingTensors
 from kernels.triton.bound import find_bounds
 from kernels.triton.candidate import Filters, draw_candidates
 from kernels.triton.chunk import draw, measure_chunks
+from kernels.triton.weight import MAX_VOCAB_SIZE
 
 
 def sample(logits: Tensor, uniforms: Tensor, params: SamplingTensors) -> Tensor:
     """See `kernels.sample.sample`."""
-    num_rows = logits.shape[0]
+    num_rows, vocab_size = logits.shape
+    assert vocab_size <= MAX_VOCAB_SIZE, f"{vocab_size} tokens: sums of weights hold {MAX_VOCAB_SIZE}"
     out = torch.empty(num_rows, dtype=torch.int64, device=logits.device)
     if num_rows == 0:
         return out

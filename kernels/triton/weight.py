@@ -14,6 +14,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+MAX_VOCAB_SIZE = 1 << 18
 CHUNK = 2048
 """Logits of a program that reads rows in parts: four 16-byte loads for every thread of 4 warps. 75 programs
 for one row of 151,936 logits, so that a row alone keeps half of an H100 busy."""
