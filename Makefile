@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN_PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
-.PHONY: demo test lint soak storm bench-step bench-grammars bench-queue clean
+.PHONY: demo test lint soak storm bench-step bench-grammars bench-queue bench-kernels bench-engine gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/penstock demo
@@ -32,6 +32,15 @@ bench-grammars: $(VENV)/.installed-dev
 
 bench-queue: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.queue
+
+bench-kernels: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.kernels
+
+bench-engine: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.engine --verify
+
+gpu: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.gpu
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -34,9 +34,15 @@ def _processor() -> str:
 
 
 def _commit() -> str:
+    """By git, or where a copy without it is measured, by the environment variable PENSTOCK_COMMIT."""
     command = ["git", "describe", "--always", "--dirty"]
-    found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or "unknown"
+    try:
+        found = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        return os.environ.get("PENSTOCK_COMMIT", "unknown")
+    return found.stdout.strip() or os.environ.get("PENSTOCK_COMMIT", "unknown")
 
 
 def _version(distribution: str) -> str | None:
