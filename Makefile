@@ -6,10 +6,10 @@ RUN_PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
 .PHONY: demo test lint soak storm bench-step bench-grammars bench-queue bench-kernels bench-engine gpu clean
 
-demo: $(VENV)/.installed
+demo: $(VENV)/.installed $(VENV)/.native
 	$(BIN)/penstock demo
 
-test: $(VENV)/.installed-dev
+test: $(VENV)/.installed-dev $(VENV)/.native
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: $(VENV)/.installed-dev
@@ -55,5 +55,10 @@ $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 	$(RUN_PIP) -e '.[dev]'
 	@touch $@ $(VENV)/.installed
 
+# Compiled at install; again where their sources have changed since. Without a compiler torch computes.
+$(VENV)/.native: $(wildcard kernels/cpu/native/*.*) | $(VENV)/.installed
+	-$(BIN)/python kernels/cpu/native/build.py
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .penstock build dist
+	rm -rf kernels/cpu/native/*.so $(VENV) .penstock build dist

@@ -20,4 +20,5 @@ def pack_linear(weight: Tensor, bias: Tensor | None) -> LinearWeight:
 
 def linear(x: Tensor, weight: LinearWeight) -> Tensor:
     """See `kernels.linear.linear`."""
+    assert isinstance(weight.data, Tensor), "this weight was packed by another op set"
     return torch.nn.functional.linear(x, weight.data, weight.bias)

@@ -14,7 +14,7 @@ from typing import Final
 
 import torch
 
-from kernels.cpu.native.build import library, targets
+from kernels.cpu.native.build import FOLDER, library, targets
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def load() -> ctypes.CDLL | None:
     if not built:
         log.warning(
             "no C++ kernels were built for this processor (%s): plain torch computes, which is slower",
-            "python -m kernels.cpu.native.build says why" if fitting else "they need AVX2 and FMA",
+            f"python {FOLDER}/build.py says why" if fitting else "they need AVX2 and FMA",
         )
         return None
     runtime = _openmp()

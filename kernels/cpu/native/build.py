@@ -1,6 +1,6 @@
 """Compiles the C++ kernels, once for each kind of processor that they are dispatched to.
 
-Run at install (hatch_build.py), or by hand: `python -m kernels.cpu.native.build`. Nothing here is imported by
+Run at install (hatch_build.py), or by hand: `python kernels/cpu/native/build.py`. Nothing here is imported by
 what runs, and it imports nothing but the standard library. Without a compiler there are no libraries, and
 plain torch computes (`kernels.cpu`).
 """
@@ -46,15 +46,23 @@ def targets() -> dict[str, tuple[str, ...]]:
 
 
 def build() -> list[Path]:
-    """Compiles every target. Returns the libraries. Raises CompileError."""
+    """Compiles every target that is older than the sources. Returns the libraries. Raises CompileError."""
     if sys.platform != "linux":
         raise CompileError(f"the C++ kernels are built on Linux, not on {sys.platform}")
+    flags = {target: of_target for target, of_target in targets().items() if _is_old(library(target))}
+    if not flags:
+        return [library(target) for target in targets()]
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         raise CompileError("there is no C++ compiler (c++, g++ or clang++; CXX names another)")
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        flags = targets()
-        return list(pool.map(_compile, [compiler] * len(flags), flags.keys(), flags.values()))
+        list(pool.map(_compile, [compiler] * len(flags), flags.keys(), flags.values()))
+    return [library(target) for target in targets()]
+
+
+def _is_old(path: Path) -> bool:
+    sources = [file for file in FOLDER.iterdir() if file.suffix in (".cpp", ".inc", ".h", ".py")]
+    return not path.is_file() or path.stat().st_mtime < max(file.stat().st_mtime for file in sources)
 
 
 def _compile(compiler: str, target: str, flags: tuple[str, ...]) -> Path:
