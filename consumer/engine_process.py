@@ -48,6 +48,8 @@ class EngineProcess:
         self._process = process
         self._reader = reader
         self._writer = writer
+        self._awaited = False  # `reports` waits for the child, not for whoever takes its reports
+        self._heard = False
 
     @property
     def pid(self) -> int:
@@ -69,13 +71,26 @@ class EngineProcess:
             EngineDied: the socket closed.
         """
         while True:
+            self._awaited = True
             try:
                 head = await self._reader.readexactly(HEADER.size)
                 body = await self._reader.readexactly(HEADER.unpack(head)[0])
             except (asyncio.IncompleteReadError, ConnectionError):
                 ending = await asyncio.to_thread(self._ending)
                 raise EngineDied(f"the engine process {self.pid} ended ({ending})") from None
+            finally:
+                self._awaited = False
+            self._heard = True
             yield report_decoder.decode(body)
+
+    def take_silence(self) -> bool:
+        """Whether reports are waited for and none has come since the last call."""
+        heard, self._heard = self._heard, False
+        return self._awaited and not heard
+
+    def kill(self) -> None:
+        """SIGKILL, which also ends what is stopped or deadlocked; `reports` then tells of its death."""
+        self._process.kill()
 
     async def stop(self, grace_s: float = 5.0) -> None:
         """Close the socket, which ends the child; kill it where that takes too long."""

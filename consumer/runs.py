@@ -65,6 +65,12 @@ class Runs:
         """How many of the engine's sequences they take."""
         return sum(job.num_rows for job in self._jobs.values())
 
+    @property
+    def engine_has_work(self) -> bool:
+        """Whether some job is in the engine, and none only waits to be tried."""
+        waiting = self._quarantine.waiting
+        return any(key not in waiting for key in self._jobs)
+
     def room(self, lookahead: int) -> int:
         """For how many more sequences the engine has room soon."""
         served = self._engine.served
