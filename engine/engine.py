@@ -12,12 +12,15 @@ import torch
 from engine.batch import Batch
 from engine.blocks import BlockManager
 from engine.config import EngineConfig
+from engine.device import resolve, set_arithmetic
+from engine.device_runner import DeviceRunner
 from engine.errors import ModelError
 from engine.grammars import GrammarConstraint, Grammars, InvalidGrammar
-from engine.loading import check_ranges, load
+from engine.loading import Loaded, check_ranges, load
 from engine.masks import Masks, PendingMasks
+from engine.memory import kv_dtype
 from engine.request import Output, Request, RequestParams
-from engine.runner import Pending, Runner
+from engine.runner import PendingStep, Runner
 from engine.scheduler import Limits, Scheduler
 from kernels.mask import TokenMasks
 
@@ -31,15 +34,19 @@ class Engine:
 
     def __init__(self, config: EngineConfig, on_phase: Callable[[str], None] = lambda phase: None) -> None:
         """Loads the model. Raises EngineError; `on_phase` hears what is being done, in words."""
-        self.config = config
         check_ranges(config)
+        config = resolve(config)
+        check_ranges(config)
+        set_arithmetic("cuda" if config.device == "cuda" else "cpu")
+        self.config = config
+        """With everything chosen that the given one left open."""
         loaded = load(config, on_phase)
         self.model_path = loaded.folder
         self.vocab_size = loaded.model.vocab_size
         self.eos_token_ids = loaded.eos_token_ids
         self.sizes = loaded.sizes
         self.fingerprint = loaded.fingerprint
-        self.runner = Runner(loaded.model, self.sizes, self.eos_token_ids)
+        self.runner = self._make_runner(loaded, on_phase)
         self.scheduler = Scheduler(
             Limits(
                 max_num_seqs=config.max_num_seqs,
@@ -53,7 +60,7 @@ class Engine:
         self._grammars = Grammars(self.model_path, self.vocab_size, self.eos_token_ids)
         self._masks = Masks(self.vocab_size, self.eos_token_ids)
         self._arriving: deque[tuple[Request, Future[GrammarConstraint] | None]] = deque()
-        self._in_flight: tuple[Batch, Pending] | None = None
+        self._in_flight: tuple[Batch, PendingStep] | None = None
         self._outputs: list[Output] = []
         on_phase("warming up")
         self._warm_up()
@@ -94,7 +101,7 @@ class Engine:
         if self._arriving and not self.scheduler.has_work:
             self._await_arrival()
         batch = self.scheduler.schedule()
-        overlapped = self.config.overlap > 0
+        overlapped = bool(self.config.overlap)
         masks = None
         if batch.rows:
             if not overlapped:
@@ -110,6 +117,19 @@ class Engine:
                 self._retire()
         outputs, self._outputs = self._outputs, []
         return outputs
+
+    def _make_runner(self, loaded: Loaded, on_phase: Callable[[str], None]) -> Runner | DeviceRunner:
+        """The host's runner computes when it is called; kernels that are launched have another."""
+        config = self.config
+        if config.device == "cpu" and config.ops != "triton":
+            return Runner(loaded.model, loaded.sizes, loaded.eos_token_ids, kv_dtype=kv_dtype(config))
+        on_phase("compiling kernels and recording decode steps")
+        runner = DeviceRunner(loaded.model, loaded.sizes, loaded.eos_token_ids, kv_dtype=kv_dtype(config))
+        if config.device == "cuda":
+            runner.compile_steps(min(config.max_num_batched_tokens, loaded.sizes.max_model_len))
+        if not config.enforce_eager and loaded.model.is_recordable:
+            runner.record_decodes()
+        return runner
 
     def _retire(self) -> None:
         """Takes the results of the step in flight, if there is one."""

@@ -7,18 +7,20 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from engine.config import EngineConfig
+from engine.device import CPU_KV_CACHE_BYTES
 from engine.errors import ConfigError, NoSpec
+from engine.memory import kv_cache_bytes, runner_sizes, window
 from engine.models.checkpoint import fingerprint
 from engine.models.fallback import load_fallback
 from engine.models.fallback_config import FallbackSizes, fallback_sizes
 from engine.models.families import spec_of
 from engine.models.folder import eos_token_ids, read_config, resolve_folder
-from engine.models.load import DTYPES, load_decoder
+from engine.models.load import load_decoder
 from engine.models.model import Model
 from engine.models.spec import DecoderSpec
 from engine.runner import RunnerSizes
@@ -41,46 +43,39 @@ class Loaded:
     fingerprint: str
 
 
-class ModelSizes(Protocol):
-    """What has to be known of a model before it is loaded; a spec says it, and so does the fallback."""
-
-    @property
-    def num_layers(self) -> int: ...
-    @property
-    def num_kv_heads(self) -> int: ...
-    @property
-    def head_dim(self) -> int: ...
-    @property
-    def max_position_embeddings(self) -> int: ...
-    @property
-    def num_parameters(self) -> int: ...
-    @property
-    def window_reason(self) -> str:
-        """Why the window ends where it does, if the config promises more."""
-        ...
-
-
 def load(config: EngineConfig, on_phase: Callable[[str], None]) -> Loaded:
-    """Finds and reads the configured model. Raises EngineError."""
+    """Finds and reads the model of a resolved config. Raises EngineError."""
     on_phase(f"finding {config.model}")
     is_dummy = config.load_format == "dummy"
     folder = resolve_folder(config.model, on_phase, with_weights=not is_dummy)
     hf_config = read_config(folder)
     described = describe(hf_config)
     torch.set_num_threads(num_threads(config, described.num_parameters))
-    sizes = runner_sizes(config, described)
+    num_tokens = window(config, described)
+    early = None  # where memory need not be measured, contradictions are found before weights are read
+    if config.device != "cuda":
+        early = runner_sizes(config, described, config.kv_cache_bytes or CPU_KV_CACHE_BYTES)
+        num_tokens = early.max_model_len
     model: Model
     if isinstance(described, DecoderSpec):
-        model = load_decoder(folder, described, config, sizes.max_model_len, on_phase)
+        model = load_decoder(folder, described, config, num_tokens, on_phase)
     else:
         model = load_fallback(folder, hf_config, config, load_op_set(config.ops), on_phase)
+    if early is None:
+        on_phase("measuring memory")
+    sizes = early or runner_sizes(config, described, kv_cache_bytes(config, model, num_tokens))
     return Loaded(
         folder=folder,
         model=model,
         sizes=sizes,
         eos_token_ids=eos_token_ids(folder, hf_config),
-        fingerprint=fingerprint(folder, config.precision, dummy=is_dummy),
+        fingerprint=fingerprint(folder, _numeric_class(config), dummy=is_dummy),
     )
+
+
+def _numeric_class(config: EngineConfig) -> str:
+    fp8 = " with fp8 keys and values" if config.kv_cache_dtype == "fp8" else ""
+    return f"{config.precision}{fp8}"
 
 
 def describe(hf_config: Any) -> DecoderSpec | FallbackSizes:
@@ -110,49 +105,18 @@ def num_threads(config: EngineConfig, num_parameters: int) -> int:
 
 def check_ranges(config: EngineConfig) -> None:
     """Raises ConfigError for a setting that no model could be run with."""
-    for name in ("max_num_seqs", "max_num_batched_tokens", "block_size", "kv_cache_bytes"):
-        if getattr(config, name) < 1:
-            raise ConfigError(f"{name} is {getattr(config, name)}: at least 1 is needed")
-    for name in ("max_model_len", "num_blocks", "num_threads"):
+    if config.block_size < 1:
+        raise ConfigError(f"block_size is {config.block_size}: at least 1 is needed")
+    derived = ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "num_blocks", "kv_cache_bytes")
+    for name in (*derived, "num_threads"):
         if getattr(config, name) < 0:
             raise ConfigError(
                 f"{name} is {getattr(config, name)}: 0 (derived at load) or at least 1 is needed"
             )
     if config.num_threads > MAX_THREADS:
         raise ConfigError(f"num_threads is {config.num_threads}: at most {MAX_THREADS} are started")
-    if config.max_num_batched_tokens < config.max_num_seqs:
+    if 0 < config.max_num_batched_tokens < config.max_num_seqs:
         raise ConfigError(
             f"max_num_batched_tokens is {config.max_num_batched_tokens}: at least max_num_seqs "
             f"({config.max_num_seqs}) is needed, or a step has no room for a token of each sequence"
         )
-
-
-def runner_sizes(config: EngineConfig, spec: ModelSizes) -> RunnerSizes:
-    """Window and cache that suit settings and model. Raises ConfigError where they contradict each other.
-
-    A window that was not asked for shrinks until one sequence fits the cache.
-    """
-    window = config.max_model_len or spec.max_position_embeddings
-    if window > spec.max_position_embeddings:
-        raise ConfigError(
-            f"max_model_len is {window}, but the model was made for {spec.max_position_embeddings} tokens"
-            + (f" ({spec.window_reason})" if spec.window_reason else "")
-        )
-    element_bytes = DTYPES[config.precision].itemsize
-    block_bytes = 2 * spec.num_layers * config.block_size * spec.num_kv_heads * spec.head_dim * element_bytes
-    blocks_per_seq = -(-window // config.block_size)
-    num_blocks = config.num_blocks or min(
-        config.max_num_seqs * blocks_per_seq, config.kv_cache_bytes // block_bytes
-    )
-    if num_blocks < 1:
-        raise ConfigError(f"kv_cache_bytes is {config.kv_cache_bytes}: one block takes {block_bytes}")
-    if num_blocks < blocks_per_seq:
-        fitting = num_blocks * config.block_size
-        if config.max_model_len:
-            raise ConfigError(
-                f"max_model_len is {window}, but the KV cache holds {fitting} tokens "
-                f"({num_blocks} blocks of {config.block_size}): raise num_blocks or kv_cache_bytes"
-            )
-        log.warning("the KV cache holds %d tokens: the window shrinks from %d to that", fitting, window)
-        window = fitting
-    return RunnerSizes(config.max_num_seqs, window, num_blocks, config.block_size)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
-import torch
 
 from engine.request import RequestParams
+from engine.transfer import Upload, share
 from kernels.penalty import SeenTokens
 
 Ints = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
@@ -46,7 +46,8 @@ class Penalties:
     1,000 tokens; a count for each token of the vocabulary would be 19 MB for 32 rows of Qwen3.
     """
 
-    def __init__(self, num_rows: int) -> None:
+    def __init__(self, num_rows: int, upload: Upload = share) -> None:
+        self._upload = upload
         self._repetition: Floats = np.ones(num_rows, dtype=np.float32)
         self._frequency: Floats = np.zeros(num_rows, dtype=np.float32)
         self._presence: Floats = np.zeros(num_rows, dtype=np.float32)
@@ -77,11 +78,13 @@ class Penalties:
         row = np.repeat(rows, num_seen)
         index = np.repeat(positions * vocab_size, num_seen) + self._seen[rows, :width][filled]
         return SeenTokens(
-            index=torch.from_numpy(index),
-            output_counts=torch.from_numpy(self._counts[rows, :width][filled]),
-            repetition=torch.from_numpy(self._repetition[row]),
-            frequency=torch.from_numpy(self._frequency[row]),
-            presence=torch.from_numpy(self._presence[row]),
+            *self._upload(
+                index,
+                self._counts[rows, :width][filled],
+                self._repetition[row],
+                self._frequency[row],
+                self._presence[row],
+            )
         )
 
     def _catch_up(self, rows: Ints, buffer: TokenBuffer) -> None:

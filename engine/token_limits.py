@@ -11,19 +11,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from engine.penalties import Floats, Ints, TokenBuffer
 from engine.request import RequestParams
+from engine.transfer import Upload, share
 
 
 @dataclass(frozen=True, slots=True)
 class BannedEnds:
     """End tokens that min_tokens forbids in a step, and the logits that they had."""
 
-    positions: Ints
-    """[N]: of their rows in the step."""
+    positions: Tensor
+    """[N] int64: of their rows in the step."""
     index: Tensor
     """[N] int64: position · V + token."""
     logits: Tensor
@@ -33,7 +33,8 @@ class BannedEnds:
 class TokenLimits:
     """Allowed ids, bad words, biases and end tokens of the rows that have them."""
 
-    def __init__(self, eos_token_ids: Sequence[int]) -> None:
+    def __init__(self, eos_token_ids: Sequence[int], upload: Upload = share) -> None:
+        self._upload = upload
         self._eos_token_ids = tuple(eos_token_ids)
         self._allowed: dict[int, Ints] = {}
         self._bad_words: dict[int, list[tuple[list[int], int]]] = {}
@@ -62,13 +63,16 @@ class TokenLimits:
         placed = list(zip(positions.tolist(), rows.tolist(), strict=True))
         allowed = [(position, self._allowed[row]) for position, row in placed if row in self._allowed]
         if allowed:
-            index = _flat_index(allowed, vocab_size)
+            index, of_rows = self._upload(
+                _flat_index(allowed, vocab_size), np.array([position for position, _ in allowed])
+            )
             kept = flat[index]
-            logits.index_fill_(0, torch.tensor([position for position, _ in allowed]), -math.inf)
+            logits.index_fill_(0, of_rows, -math.inf)
             flat[index] = kept
         banned = [(position, self._banned(row, buffer)) for position, row in placed if row in self._bad_words]
         if banned:
-            flat.index_fill_(0, _flat_index(banned, vocab_size), -math.inf)
+            (index,) = self._upload(_flat_index(banned, vocab_size))
+            flat.index_fill_(0, index, -math.inf)
 
     def bias(self, logits: Tensor, positions: Ints, rows: Ints) -> None:
         """Adds logit_bias, in place. logits: [R, V], contiguous."""
@@ -78,8 +82,11 @@ class TokenLimits:
             if row in self._bias
         ]
         if biased:
-            index = _flat_index([(position, ids) for position, ids, _ in biased], logits.shape[1])
-            logits.view(-1).index_add_(0, index, torch.from_numpy(np.concatenate([b for _, _, b in biased])))
+            index, biases = self._upload(
+                _flat_index([(position, ids) for position, ids, _ in biased], logits.shape[1]),
+                np.concatenate([bias for _, _, bias in biased]),
+            )
+            logits.view(-1).index_add_(0, index, biases)
 
     def ban_ends(self, logits: Tensor, positions: Ints, rows: Ints, buffer: TokenBuffer) -> BannedEnds | None:
         """min_tokens: sets end and stop tokens to -inf where too few tokens are out, in place; None: nowhere.
@@ -93,12 +100,12 @@ class TokenLimits:
                 ends.append((position, ids))
         if not ends:
             return None
-        index = _flat_index(ends, logits.shape[1])
+        repeated = np.repeat([position for position, _ in ends], [len(ids) for _, ids in ends])
+        index, of_rows = self._upload(_flat_index(ends, logits.shape[1]), repeated.astype(np.int64))
         flat = logits.view(-1)
         before = flat[index]
         flat.index_fill_(0, index, -math.inf)
-        repeated = np.repeat([position for position, _ in ends], [len(ids) for _, ids in ends])
-        return BannedEnds(repeated.astype(np.int64), index, before)
+        return BannedEnds(of_rows, index, before)
 
     def _banned(self, row: int, buffer: TokenBuffer) -> Ints:
         """Last tokens of the bad words whose other tokens the output ends with. The prompt does not count."""
@@ -114,5 +121,5 @@ class TokenLimits:
         return np.array(banned, dtype=np.int64)
 
 
-def _flat_index(of_rows: Sequence[tuple[int, Ints]], vocab_size: int) -> Tensor:
-    return torch.from_numpy(np.concatenate([position * vocab_size + ids for position, ids in of_rows]))
+def _flat_index(of_rows: Sequence[tuple[int, Ints]], vocab_size: int) -> Ints:
+    return np.concatenate([position * vocab_size + ids for position, ids in of_rows])

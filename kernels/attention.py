@@ -5,12 +5,16 @@ The cache of a layer is two tensors [block, slot, kv_head, head_dim]. Token p of
 Slots of a table's blocks past its context may be read, with weight 0, so they must be finite. Queries are
 packed: sequence b owns rows `cu_seqlens_q[b]` to `cu_seqlens_q[b + 1]`, the last tokens of its context.
 Vaswani et al. 2017 for attention, Kwon et al. 2023 (PagedAttention) for the tables.
+
+A cache is of the model's dtype, or of float8_e4m3fn with a scale for each token's head: a stored vector x is
+x / scale rounded to the nearest, with scale = max|x| / 448 (the greatest number that the type holds; 1 where
+x is 0). Micikevicius et al., "FP8 Formats for Deep Learning", 2022.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +23,25 @@ from kernels.checks import check, check_contiguous, check_float
 
 if TYPE_CHECKING:
     from kernels.opset import OpSet
+
+
+FP8: Final = torch.float8_e4m3fn
+FP8_MAX: Final = 448.0
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCache:
+    """Keys and values of one layer."""
+
+    keys: Tensor
+    """[blocks, block_size, kv_heads, D] contiguous, of the model's dtype or FP8."""
+    values: Tensor
+    """Likewise."""
+    key_scales: Tensor | None = None
+    """[blocks, block_size, kv_heads] float32 contiguous: of an FP8 cache, what each stored key is multiplied
+    by."""
+    value_scales: Tensor | None = None
+    """Likewise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +57,11 @@ class AttentionMetadata:
     slot_mapping: Tensor
     """[T] int64: where each token's key and value go, block · block_size + slot."""
     block_size: int
+    max_query_len: int
+    """No sequence has more query tokens: known to the host, so that a launch waits for no device."""
+    max_context_len: int
+    """No context is longer. Bounds, not maxima: a step whose launches are recorded has those of its later
+    replays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,35 +107,41 @@ def plan_attention(ops: OpSet, metadata: AttentionMetadata, shape: AttentionShap
     return ops.plan_attention(metadata, shape)
 
 
-def store_kv(
-    ops: OpSet, keys: Tensor, values: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor
-) -> None:
-    """Writes keys and values [T, kv_heads, D] (rows may be strided) to their slots in the caches."""
-    num_tokens, num_kv_heads, _ = keys.shape
-    for name, x, cache in (("keys", keys, k_cache), ("values", values, v_cache)):
-        check(name, x, (num_tokens, num_kv_heads, None), cache.dtype, cache.device)
-        check(f"cache of {name}", cache, (None, None, num_kv_heads, x.shape[2]), x.dtype, x.device)
-        check_contiguous(f"cache of {name}", cache)
+def store_kv(ops: OpSet, keys: Tensor, values: Tensor, cache: LayerCache, slot_mapping: Tensor) -> None:
+    """Writes keys and values [T, kv_heads, D] (rows may be strided) to their slots in the cache."""
+    num_tokens, num_kv_heads, head_dim = keys.shape
+    check_float("keys", keys)
+    for name, x in (("keys", keys), ("values", values)):
+        check(name, x, (num_tokens, num_kv_heads, head_dim), keys.dtype, keys.device)
+    check_cache(cache, (None, None, num_kv_heads, head_dim), keys)
     check("slot_mapping", slot_mapping, (num_tokens,), torch.int64, keys.device)
-    ops.store_kv(keys, values, k_cache, v_cache, slot_mapping)
+    ops.store_kv(keys, values, cache, slot_mapping)
 
 
-def attention(
-    ops: OpSet, q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: AttentionPlan, out: Tensor
-) -> None:
+def attention(ops: OpSet, q: Tensor, cache: LayerCache, plan: AttentionPlan, out: Tensor) -> None:
     """softmax(scores) · v for every query over its own context, up to its own position.
 
     Scores are q · kᵀ, scaled, then capped, then with the slopes added, then masked, as the plan's shape says.
-    q, out: [T, heads, D]; out contiguous and written whole. k_cache, v_cache: [blocks, block_size, kv_heads,
-    D] contiguous, with this step's keys and values already stored. All four share one dtype.
+    q, out: [T, heads, D]; out contiguous and written whole, with 0 where a sequence has one query and
+    no context. The cache already holds this step's keys and values.
     """
     shape, num_tokens = plan.shape, plan.metadata.slot_mapping.shape[0]
-    check("q", q, (num_tokens, shape.num_heads, shape.head_dim), k_cache.dtype, k_cache.device)
+    check("q", q, (num_tokens, shape.num_heads, shape.head_dim), q.dtype, q.device)
     check_float("q", q)
     check("out", out, tuple(q.shape), q.dtype, q.device)
     check_contiguous("out", out)
-    cache_shape = (None, plan.metadata.block_size, shape.num_kv_heads, shape.head_dim)
-    for name, cache in (("k_cache", k_cache), ("v_cache", v_cache)):
-        check(name, cache, cache_shape, q.dtype, q.device)
-        check_contiguous(name, cache)
-    ops.attention(q, k_cache, v_cache, plan, out)
+    check_cache(cache, (None, plan.metadata.block_size, shape.num_kv_heads, shape.head_dim), q)
+    ops.attention(q, cache, plan, out)
+
+
+def check_cache(cache: LayerCache, shape: tuple[int | None, ...], like: Tensor) -> None:
+    """Asserts that keys and values have this shape, and the dtype and device of `like`, or FP8 and scales."""
+    is_fp8 = cache.keys.dtype == FP8
+    parts = (("keys", cache.keys, cache.key_scales), ("values", cache.values, cache.value_scales))
+    for name, stored, scales in parts:
+        check(f"cache.{name}", stored, shape, FP8 if is_fp8 else like.dtype, like.device)
+        check_contiguous(f"cache.{name}", stored)
+        assert (scales is not None) == is_fp8, f"cache.{name}: scales belong to FP8, and FP8 has them"
+        if scales is not None:
+            check(f"scales of {name}", scales, tuple(stored.shape[:3]), torch.float32, like.device)
+            check_contiguous(f"scales of {name}", scales)

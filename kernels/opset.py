@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from kernels.activation import Activation
-from kernels.attention import AttentionMetadata, AttentionPlan, AttentionShape
+from kernels.attention import AttentionMetadata, AttentionPlan, AttentionShape, LayerCache
 from kernels.linear import LinearWeight
 from kernels.logprob import TopLogprobs
 from kernels.mask import TokenMasks
 from kernels.moe import ExpertWeights
 from kernels.penalty import SeenTokens
+from kernels.qkv import HeadNorm, Turn
 from kernels.sample import SamplingTensors
 
 
@@ -34,19 +35,26 @@ class OpSet:
     pack_experts: Callable[[Tensor, Tensor, Activation], ExpertWeights]
     route: Callable[[Tensor, int, bool], tuple[Tensor, Tensor]]
     moe: Callable[[Tensor, Tensor, Tensor, ExpertWeights], Tensor]
-    store_kv: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], None]
+    store_kv: Callable[[Tensor, Tensor, LayerCache, Tensor], None]
+    rotate_and_store: Callable[[Tensor, HeadNorm | None, Turn | None, AttentionPlan, LayerCache], Tensor]
     plan_attention: Callable[[AttentionMetadata, AttentionShape], AttentionPlan]
-    attention: Callable[[Tensor, Tensor, Tensor, AttentionPlan, Tensor], None]
+    attention: Callable[[Tensor, LayerCache, AttentionPlan, Tensor], None]
     philox: Callable[[Tensor, Tensor], Tensor]
+    uniform: Callable[[Tensor, Tensor, Tensor], Tensor]
     argmax: Callable[[Tensor], Tensor]
     sample: Callable[[Tensor, Tensor, SamplingTensors], Tensor]
     apply_bitmask: Callable[[Tensor, TokenMasks], None]
     apply_penalties: Callable[[Tensor, SeenTokens], None]
     top_logprobs: Callable[[Tensor, Tensor, int], TopLogprobs]
+    reads_past_context: bool = False
+    """Whether attention multiplies what lies past a context's end by 0, so that it has to be finite."""
 
 
 def load_op_set(name: str) -> OpSet:
-    """The op set `cpu` or `reference`. Each call makes one of its own, with its own scratch memory."""
+    """The op set `cpu`, `reference` or `triton`. Each call makes one of its own, with its own scratch memory.
+
+    Raises ImportError where `triton` is asked for and not installed.
+    """
     if name == "cpu":
         from kernels import cpu
 
@@ -55,4 +63,8 @@ def load_op_set(name: str) -> OpSet:
         from kernels import reference
 
         return reference.make_op_set()
-    raise ValueError(f"no op set {name!r}: there are 'cpu' and 'reference'")
+    if name == "triton":
+        from kernels import triton
+
+        return triton.make_op_set()
+    raise ValueError(f"no op set {name!r}: there are 'cpu', 'reference' and 'triton'")

@@ -4,6 +4,7 @@ SC 2011: a draw is a function of key and counter and of nothing else, so neither
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -39,8 +40,16 @@ def uniform(ops: OpSet, seeds: Tensor, output_indices: Tensor, samples: Tensor) 
     check("seeds", seeds, (num_rows,), torch.int64, seeds.device)
     check("output_indices", output_indices, (num_rows,), torch.int64, seeds.device)
     check("samples", samples, (num_rows,), torch.int64, seeds.device)
+    return ops.uniform(seeds, output_indices, samples)
+
+
+def uniform_of_words(
+    philox: Callable[[Tensor, Tensor], Tensor], seeds: Tensor, output_indices: Tensor, samples: Tensor
+) -> Tensor:
+    """`uniform` by an op set's `philox`."""
+    num_rows = seeds.shape[0]
     key = torch.stack((seeds & MASK, (seeds >> 32) & MASK), dim=1)
     counter = seeds.new_zeros((num_rows, 4))
     counter[:, 0] = output_indices
     counter[:, 1] = samples
-    return (philox(ops, key, counter)[:, 0] >> 8).to(torch.float32) * 2.0**-24
+    return (philox(key, counter)[:, 0] >> 8).to(torch.float32) * 2.0**-24

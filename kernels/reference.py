@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from kernels.activation import Activation
-from kernels.attention import AttentionMetadata, AttentionPlan, AttentionShape
+from kernels.attention import FP8, FP8_MAX, AttentionMetadata, AttentionPlan, AttentionShape, LayerCache
 from kernels.linear import LinearWeight
 from kernels.logprob import TopLogprobs
 from kernels.mask import BITS_PER_WORD, TokenMasks
 from kernels.moe import ExpertWeights
 from kernels.opset import OpSet
 from kernels.penalty import SeenTokens
-from kernels.philox import MASK, MULTIPLIERS, ROUNDS, WEYL
+from kernels.philox import MASK, MULTIPLIERS, ROUNDS, WEYL, uniform_of_words
+from kernels.qkv import HeadNorm, Parts, Turn, by_parts
 from kernels.sample import SamplingTensors
 
 
@@ -120,10 +121,32 @@ def moe(x: Tensor, weights: Tensor, ids: Tensor, experts: ExpertWeights) -> Tens
     return out.to(x.dtype)
 
 
-def store_kv(keys: Tensor, values: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
+def store_kv(keys: Tensor, values: Tensor, cache: LayerCache, slot_mapping: Tensor) -> None:
     """See `kernels.attention.store_kv`."""
-    k_cache.flatten(0, 1)[slot_mapping] = keys
-    v_cache.flatten(0, 1)[slot_mapping] = values
+    parts = ((keys, cache.keys, cache.key_scales), (values, cache.values, cache.value_scales))
+    for x, stored, scales in parts:
+        if scales is not None:
+            x, scale = _to_fp8(x)
+            scales.flatten(0, 1)[slot_mapping] = scale
+        # By bytes: not every build of torch moves FP8.
+        stored.view(torch.uint8).flatten(0, 1)[slot_mapping] = x.contiguous().view(torch.uint8)
+
+
+def _to_fp8(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x: [T, heads, D]. Returns it in FP8, and what it is to be multiplied by, [T, heads] float32."""
+    greatest = x.float().abs().amax(-1)
+    scale = torch.where(greatest > 0, greatest / FP8_MAX, 1.0)
+    return (x.float() / scale[..., None]).to(FP8), scale
+
+
+_PARTS = Parts(rms_norm, rotary, store_kv)
+
+
+def rotate_and_store(
+    qkv: Tensor, norm: HeadNorm | None, turn: Turn | None, plan: AttentionPlan, cache: LayerCache
+) -> Tensor:
+    """See `kernels.qkv.rotate_and_store`."""
+    return by_parts(_PARTS, qkv, norm, turn, plan, cache)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,22 +162,32 @@ def plan_attention(metadata: AttentionMetadata, shape: AttentionShape) -> Attent
     return ReferencePlan(metadata, shape)
 
 
-def attention(q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: AttentionPlan, out: Tensor) -> None:
+def attention(q: Tensor, cache: LayerCache, plan: AttentionPlan, out: Tensor) -> None:
     """See `kernels.attention.attention`: one sequence after the other."""
     metadata, shape = plan.metadata, plan.shape
     bounds = metadata.cu_seqlens_q.tolist()
     group = shape.num_heads // shape.num_kv_heads
     for b, context_len in enumerate(metadata.context_lens.tolist()):
         start, end = bounds[b], bounds[b + 1]
+        if context_len == 0:
+            out[start:end] = 0
+            continue
         num_blocks = -(-context_len // metadata.block_size)
         table = metadata.block_tables[b, :num_blocks].long()
-        keys = k_cache[table].flatten(0, 1)[:context_len].repeat_interleave(group, dim=1).float()
-        values = v_cache[table].flatten(0, 1)[:context_len].repeat_interleave(group, dim=1).float()
+        keys = _read(cache.keys, cache.key_scales, table, context_len).repeat_interleave(group, dim=1)
+        values = _read(cache.values, cache.value_scales, table, context_len).repeat_interleave(group, dim=1)
         positions = torch.arange(context_len, device=q.device)
         distances = positions[None, :] - positions[context_len - (end - start) :, None]
         scores = torch.einsum("qhd,khd->hqk", q[start:end].float(), keys) * shape.scale
         weights = _mask(scores, distances, shape).softmax(-1)
         out[start:end] = torch.einsum("hqk,khd->qhd", weights, values)
+
+
+def _read(stored: Tensor, scales: Tensor | None, table: Tensor, context_len: int) -> Tensor:
+    """The context's keys or values, [context_len, kv_heads, D] float32."""
+    of_blocks = stored.view(torch.uint8)[table].view(stored.dtype)
+    x = of_blocks.flatten(0, 1)[:context_len].float()
+    return x if scales is None else x * scales[table].flatten(0, 1)[:context_len, :, None]
 
 
 def _mask(scores: Tensor, distances: Tensor, shape: AttentionShape) -> Tensor:
@@ -181,6 +214,11 @@ def philox(key: Tensor, counter: Tensor) -> Tensor:
     return torch.stack((c0, c1, c2, c3), dim=1)
 
 
+def uniform(seeds: Tensor, output_indices: Tensor, samples: Tensor) -> Tensor:
+    """See `kernels.philox.uniform`."""
+    return uniform_of_words(philox, seeds, output_indices, samples)
+
+
 def argmax(logits: Tensor) -> Tensor:
     """See `kernels.argmax.argmax`."""
     vocab_size = logits.shape[1]
@@ -196,6 +234,8 @@ def sample(logits: Tensor, uniforms: Tensor, params: SamplingTensors) -> Tensor:
 
 def _sample_row(logits: Tensor, i: int, uniforms: Tensor, params: SamplingTensors) -> Tensor:
     logits = (logits - logits.max()) / params.temperature[i]
+    # What has no distance from its row's greatest, which is not finite, counts as the greatest.
+    logits = torch.where(logits.isnan(), 0.0, logits)
     weights = torch.exp(logits - logits.max()).double()
     kept = logits >= logits.max() + torch.log(params.min_p[i])
     top_k = int(params.top_k[i])
@@ -260,9 +300,11 @@ def make_op_set() -> OpSet:
         route=route,
         moe=moe,
         store_kv=store_kv,
+        rotate_and_store=rotate_and_store,
         plan_attention=plan_attention,
         attention=attention,
         philox=philox,
+        uniform=uniform,
         argmax=argmax,
         sample=sample,
         apply_bitmask=apply_bitmask,

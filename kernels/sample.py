@@ -39,7 +39,11 @@ class SamplingTensors:
 
 
 def sample(ops: OpSet, logits: Tensor, uniforms: Tensor, params: SamplingTensors) -> Tensor:
-    """One token id per row. logits: [R, V] float32; uniforms: [R] float32 in [0, 1). Returns [R] int64."""
+    """One token id per row. logits: [R, V] float32; uniforms: [R] float32 in [0, 1). Returns [R] int64.
+
+    A row whose greatest logit is not finite gets some token id of the vocabulary: whoever samples from a
+    device does not wait to hear that there is one.
+    """
     num_rows = logits.shape[0]
     device = logits.device
     check("logits", logits, (num_rows, None), torch.float32, device)

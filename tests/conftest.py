@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import signal
@@ -23,6 +24,12 @@ BINARY = os.environ.get("PENSTOCK_TEST_SERVER") or str(get_binary_path())
 """The server under test; any other (an older Redis, say) by the environment variable."""
 
 START_TIMEOUT_S = 20
+
+DEVICES = Path("/dev")
+if importlib.util.find_spec("triton") and not any(DEVICES.glob("nvidia[0-9]*")):
+    # Read when a kernel is defined, so before anything imports kernels.triton. Asked of /dev, as most tests
+    # need no torch and it is slow to load.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Run in the background of a shell: the programs that tests start would inherit it, and never hear Ctrl-C.

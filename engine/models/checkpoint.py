@@ -18,6 +18,7 @@ from torch import Tensor
 
 from engine.errors import WeightsError
 from engine.models.spec import DecoderSpec, Grouped, Param, Source
+from engine.models.weights import CPU
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -35,9 +36,10 @@ class TensorHeader(Struct, frozen=True):
 class Checkpoint:
     """The safetensors files of a folder: one file, or several with an index."""
 
-    def __init__(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, folder: Path, dtype: torch.dtype = torch.float32, device: torch.device = CPU) -> None:
         self.folder = folder
         self.dtype = dtype
+        self.device = device
         self.headers: dict[str, TensorHeader] = {}
         self._readers: dict[str, Any] = {}
         self._sources: dict[tuple[str, int], tuple[Source, ...]] = {}
@@ -69,7 +71,9 @@ class Checkpoint:
 
     def read(self, param: Param, layer: int = 0) -> Tensor:
         """Reads the sources, one at a time, into one new tensor. `fit` must have found them."""
-        out = torch.empty(param.shape, dtype=torch.float32 if param.float32 else self.dtype)
+        out = torch.empty(
+            param.shape, dtype=torch.float32 if param.float32 else self.dtype, device=self.device
+        )
         start = 0
         sources = self._sources[param.name, layer]
         for name, shape in sources:

@@ -13,12 +13,12 @@ from engine.models.rope import rope_tables
 from engine.models.spec import DecoderSpec, LayerSpec, Param, RopeSpec
 from engine.models.weights import Weights
 from kernels.activation import act_and_mul, activate
-from kernels.attention import AttentionPlan, AttentionShape, attention, store_kv
+from kernels.attention import AttentionPlan, AttentionShape, LayerCache, attention
 from kernels.linear import LinearWeight, linear, pack_linear
 from kernels.moe import ExpertWeights, moe, pack_experts, route
 from kernels.norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
 from kernels.opset import OpSet
-from kernels.rotary import rotary
+from kernels.qkv import HeadNorm, Turn, rotate_and_store
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,11 @@ class _Layer:
     attention_post_norm: _Norm | None
     mlp_norm: _Norm | None
     mlp_post_norm: _Norm | None
-    qk_norms: tuple[_Norm, ...]
-    """One for all heads of queries and keys, or one for all queries and one for all keys."""
+    head_norm: HeadNorm | None
+    """Of every head of queries and keys."""
+    whole_norms: tuple[tuple[int, _Norm], ...]
+    """Of a token's queries together, and of its keys: where each begins among its projections, and how it
+    is normed."""
 
 
 class Decoder:
@@ -70,6 +73,8 @@ class Decoder:
         self.spec = spec
         self.ops = ops
         self.dtype = weights.dtype
+        self.device = weights.device
+        self.is_recordable = True
         self.vocab_size = spec.vocab_size
         self.hidden_size = spec.hidden_size
         self.num_layers = spec.num_layers
@@ -77,7 +82,7 @@ class Decoder:
             dict.fromkeys(layer.attention for layer in spec.layers)
         )
         ropes = dict.fromkeys(layer.rope for layer in spec.layers if layer.rope is not None)
-        self._rope_tables = {rope: rope_tables(rope, num_positions) for rope in ropes}
+        self._rope_tables = {rope: rope_tables(rope, num_positions, self.device) for rope in ropes}
         outer = _Parameters(ops, weights, spec.outer_params, 0)
         self._embedding = outer.read("embedding")
         self._positions = outer.read("positions") if outer.has("positions") else None
@@ -114,23 +119,29 @@ class Decoder:
             attention_post_norm=params.norm("attention_post_norm"),
             mlp_norm=params.norm("mlp_norm"),
             mlp_post_norm=params.norm("mlp_post_norm"),
-            qk_norms=self._read_qk_norms(layer.attention, params),
+            head_norm=self._read_head_norm(layer.attention, params),
+            whole_norms=self._read_whole_norms(params),
         )
 
-    def _read_qk_norms(self, shape: AttentionShape, params: _Parameters) -> tuple[_Norm, ...]:
-        if self.spec.qk_norm == "none":
+    def _read_head_norm(self, shape: AttentionShape, params: _Parameters) -> HeadNorm | None:
+        if self.spec.qk_norm != "head":
+            return None
+        assert self.spec.norm == "rms", "a norm of each head is a root mean square norm"
+        q_norm, k_norm = params.read("q_norm"), params.read("k_norm")
+        heads = (q_norm.expand(shape.num_heads, -1), k_norm.expand(shape.num_kv_heads, -1))
+        return HeadNorm(torch.cat(heads), self.spec.norm_eps)
+
+    def _read_whole_norms(self, params: _Parameters) -> tuple[tuple[int, _Norm], ...]:
+        if self.spec.qk_norm != "projection":
             return ()
         q_norm, k_norm = params.read("q_norm"), params.read("k_norm")
-        if self.spec.qk_norm == "projection":
-            return _Norm(q_norm, None), _Norm(k_norm, None)
-        heads = (q_norm.expand(shape.num_heads, -1), k_norm.expand(shape.num_kv_heads, -1))
-        return (_Norm(torch.cat(heads), None),)
+        return (0, _Norm(q_norm, None)), (q_norm.shape[0], _Norm(k_norm, None))
 
     def forward(
         self, token_ids: Tensor, positions: Tensor, cache: KVCache, plans: Sequence[AttentionPlan]
     ) -> Tensor:
         """See `Model.forward`."""
-        turns = {rope: (cos[positions], sin[positions]) for rope, (cos, sin) in self._rope_tables.items()}
+        turns = {rope: Turn(cos[positions], sin[positions]) for rope, (cos, sin) in self._rope_tables.items()}
         residual = self._embed(token_ids, positions)
         x = None
         for layer, layer_cache in zip(self._layers, cache, strict=True):
@@ -158,8 +169,8 @@ class Decoder:
         layer: _Layer,
         x: Tensor | None,
         residual: Tensor,
-        turns: dict[RopeSpec, tuple[Tensor, Tensor]],
-        cache: tuple[Tensor, Tensor],
+        turns: dict[RopeSpec, Turn],
+        cache: LayerCache,
         plan: AttentionPlan,
     ) -> Tensor:
         """x: what the block before added last, which `residual` lacks. Returns what this one adds last."""
@@ -211,29 +222,19 @@ class Decoder:
         self,
         layer: _Layer,
         x: Tensor,
-        turn: tuple[Tensor, Tensor] | None,
-        cache: tuple[Tensor, Tensor],
+        turn: Turn | None,
+        cache: LayerCache,
         plan: AttentionPlan,
     ) -> Tensor:
         """x: [T, hidden_size], normed. Returns a new [T, hidden_size]."""
-        ops, shape = self.ops, layer.spec.attention
+        ops = self.ops
         qkv = linear(ops, x, layer.qkv)
-        num_turned = shape.num_heads + shape.num_kv_heads
-        heads = qkv.view(x.shape[0], -1, shape.head_dim)
-        qk, values = heads[:, :num_turned], heads[:, num_turned:]
-        if len(layer.qk_norms) == 1:
-            qk = self._norm(qk, layer.qk_norms[0])
-        elif layer.qk_norms:
-            sizes = [norm.weight.shape[0] for norm in layer.qk_norms]
-            parts = qkv[:, : sum(sizes)].split(sizes, dim=1)
-            normed = [self._norm(part, norm) for part, norm in zip(parts, layer.qk_norms, strict=True)]
-            qk = torch.cat(normed, dim=1).view(x.shape[0], num_turned, shape.head_dim)
-        if turn is not None:
-            qk = rotary(ops, qk, *turn)
-        q, keys = qk[:, : shape.num_heads], qk[:, shape.num_heads :]
-        store_kv(ops, keys, values, *cache, plan.metadata.slot_mapping)
-        out = torch.empty_like(q, memory_format=torch.contiguous_format)
-        attention(ops, q, *cache, plan, out)
+        for start, norm in layer.whole_norms:
+            part = qkv[:, start : start + norm.weight.shape[0]]
+            part.copy_(self._norm(part, norm))
+        q = rotate_and_store(ops, qkv, layer.head_norm, turn, plan, cache)
+        out = torch.empty_like(q)
+        attention(ops, q, cache, plan, out)
         return linear(ops, out.view(x.shape[0], -1), layer.out)
 
 

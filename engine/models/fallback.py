@@ -64,6 +64,8 @@ class FallbackModel:
         """whole: the model in transformers' own class, its linear layers packed."""
         self.ops = ops
         self.dtype: torch.dtype = whole.dtype
+        self.device: torch.device = whole.device
+        self.is_recordable = False  # transformers' code may ask the device for what it computes
         self.sizes = sizes
         self.vocab_size = sizes.vocab_size
         self.hidden_size = sizes.hidden_size
@@ -95,7 +97,7 @@ def load_fallback(
     """
     sizes = fallback_sizes(hf_config)
     on_phase(f"loading weights of {sizes.architecture} by transformers")
-    whole = load_whole(folder, hf_config, config)
+    whole = load_whole(folder, hf_config, config).to(config.device)
     on_phase(f"checking {sizes.architecture} against transformers' own attention")
     try:
         with torch.inference_mode():

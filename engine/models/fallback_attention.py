@@ -95,10 +95,10 @@ class PagedStep:
         if call.shape != self.layers.called[call.layer] or call.mask is not None:
             raise AttentionRefused(f"calls attention in layer {call.layer} otherwise than when it was loaded")
         plan = self.plans[self.layers.shape_indices[call.layer]]
-        k_cache, v_cache = self.cache[call.layer]
-        store_kv(self.ops, call.keys, call.values, k_cache, v_cache, plan.metadata.slot_mapping)
+        cache = self.cache[call.layer]
+        store_kv(self.ops, call.keys, call.values, cache, plan.metadata.slot_mapping)
         out = torch.empty_like(call.q, memory_format=torch.contiguous_format)
-        attention(self.ops, call.q, k_cache, v_cache, plan, out)
+        attention(self.ops, call.q, cache, plan, out)
         return out
 
 

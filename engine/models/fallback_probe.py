@@ -24,7 +24,7 @@ from torch import Tensor
 from engine.errors import UnsupportedModel
 from engine.models.fallback_attention import DESCRIBING, STEP_KEYWORD, UNKNOWN_MASK, AttentionCall, Layers
 from engine.models.model import KVCache, Model
-from kernels.attention import AttentionMetadata, AttentionShape, plan_attention
+from kernels.attention import AttentionMetadata, AttentionShape, LayerCache, plan_attention
 
 PROMPT_TOKENS: Final = 64
 SINGLE_TOKENS: Final = 12
@@ -161,7 +161,7 @@ class PagedPrompts:
         shape = model.attention_shapes[0]
         size = (num_blocks + 1, BLOCK_SIZE, shape.num_kv_heads, shape.head_dim)
         self.cache: KVCache = [
-            (
+            LayerCache(
                 torch.zeros(size, dtype=model.dtype, device=device),
                 torch.zeros(size, dtype=model.dtype, device=device),
             )
@@ -186,6 +186,8 @@ class PagedPrompts:
             block_tables=self.tables[rows].to(device),
             slot_mapping=slots.to(device),
             block_size=BLOCK_SIZE,
+            max_query_len=max(counts),
+            max_context_len=max(ends),
         )
         plans = [plan_attention(model.ops, metadata, shape) for shape in model.attention_shapes]
         token_ids = torch.tensor([self.prompts[row][position] for row, position in at], device=device)

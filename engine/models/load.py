@@ -29,18 +29,19 @@ def load_decoder(
     num_positions: int,
     on_phase: Callable[[str], None],
 ) -> Decoder:
-    """Reads the folder's weights, or makes dummy ones, in the layout of the configured op set.
+    """Reads the folder's weights, or makes dummy ones, in the layout of the op set of a resolved config.
 
     Raises WeightsError. Each parameter is read on its own, straight into its fused shape and type: beside the
     weights there are at most one parameter as it is before the op set has packed it (of experts, the two of
     a layer), and one tensor of a file. A tied output matrix is the embedding's own memory where the op set
     computes with it as it is; the processor's op set packs a copy.
     """
+    device = torch.device(config.device)
     weights: Weights
     if config.load_format == "dummy":
-        weights = DummyWeights(DTYPES[config.precision])
+        weights = DummyWeights(DTYPES[config.precision], device)
     else:
-        weights = checkpoint = Checkpoint(folder, DTYPES[config.precision])
+        weights = checkpoint = Checkpoint(folder, DTYPES[config.precision], device)
         spec = checkpoint.fit(spec)
 
     def on_layer(layer: int) -> None:

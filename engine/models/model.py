@@ -8,11 +8,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from kernels.attention import AttentionPlan, AttentionShape
+from kernels.attention import AttentionPlan, AttentionShape, LayerCache
 from kernels.opset import OpSet
 
-KVCache = list[tuple[Tensor, Tensor]]
-"""Keys and values of each layer, [blocks, block_size, kv_heads, head_dim] each."""
+KVCache = list[LayerCache]
+"""Of each layer."""
 
 
 class Model(Protocol):
@@ -24,6 +24,15 @@ class Model(Protocol):
     @property
     def dtype(self) -> torch.dtype:
         """Of activations and KV cache."""
+        ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def is_recordable(self) -> bool:
+        """Whether `forward` launches the same kernels for every step of one shape and waits for none, so that
+        it can be recorded in a CUDA graph."""
         ...
 
     @property

@@ -58,11 +58,13 @@ def _yarn(plain: Tensor, rope: RopeSpec) -> Tensor:
     return plain / rope.factor * stretched + plain * (1 - stretched)
 
 
-def rope_tables(rope: RopeSpec, num_positions: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, each [num_positions, rotary_dim / 2] float32."""
+def rope_tables(rope: RopeSpec, num_positions: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosines and sines, each [num_positions, rotary_dim / 2] float32, computed on the host: the same on
+    every device."""
     positions = torch.arange(num_positions, dtype=torch.float32)
     angles = torch.outer(positions, inverse_frequencies(rope))
-    return angles.cos() * rope.attention_factor, angles.sin() * rope.attention_factor
+    tables = (angles.cos() * rope.attention_factor, angles.sin() * rope.attention_factor)
+    return tables[0].to(device), tables[1].to(device)
 
 
 def alibi_slopes(num_heads: int) -> tuple[float, ...]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from engine.models.spec import Param
 
+CPU = torch.device("cpu")
 _PATTERN_SIZE = 1_000_003
 """Dummy values repeat after this many: a prime, so that no two rows of a matrix are alike."""
 
@@ -21,6 +22,11 @@ class Weights(Protocol):
     @property
     def dtype(self) -> torch.dtype:
         """Of every parameter but those that the spec keeps in float32."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where parameters are read to."""
         ...
 
     def read(self, param: Param, layer: int = 0) -> Tensor:
@@ -35,17 +41,20 @@ class DummyWeights:
     in; norms are near 1. One million random numbers are made and repeated, which is as fast as memory.
     """
 
-    def __init__(self, dtype: torch.dtype) -> None:
+    def __init__(self, dtype: torch.dtype, device: torch.device = CPU) -> None:
         self.dtype = dtype
+        self.device = device
         generator = torch.Generator().manual_seed(0)
-        self._pattern = torch.rand(_PATTERN_SIZE, generator=generator).mul_(2).sub_(1)
+        self._pattern = torch.rand(_PATTERN_SIZE, generator=generator).mul_(2).sub_(1).to(device)
 
     def read(self, param: Param, layer: int = 0) -> Tensor:
         """See `Weights.read`."""
         is_vector = len(param.shape) == 1
         scale = 0.1 if is_vector else (3 / param.shape[-1]) ** 0.5
         is_norm = param.float32 and not param.name.endswith("_bias")
-        out = torch.empty(param.shape, dtype=torch.float32 if param.float32 else self.dtype)
+        out = torch.empty(
+            param.shape, dtype=torch.float32 if param.float32 else self.dtype, device=self.device
+        )
         flat = out.view(-1)
         pattern = (self._pattern * scale).add_(1.0 if is_norm else 0.0).to(out.dtype)
         shift = zlib.crc32(f"{param.name} {layer}".encode()) % _PATTERN_SIZE

@@ -12,13 +12,21 @@ import torch
 from kernels.cpu.activation import act_and_mul, activate
 from kernels.cpu.argmax import argmax
 from kernels.cpu.attention import CpuAttention
-from kernels.cpu.elementwise import add_layer_norm, add_rms_norm, layer_norm, rms_norm, rotary, store_kv
+from kernels.cpu.elementwise import (
+    add_layer_norm,
+    add_rms_norm,
+    layer_norm,
+    rms_norm,
+    rotary,
+    rotate_and_store,
+    store_kv,
+)
 from kernels.cpu.linear import choose_linear
 from kernels.cpu.logprob import top_logprobs
 from kernels.cpu.mask import apply_bitmask
 from kernels.cpu.moe import CpuExperts, route
 from kernels.cpu.penalty import apply_penalties
-from kernels.cpu.philox import philox
+from kernels.cpu.philox import philox, uniform
 from kernels.cpu.sample import sample
 from kernels.opset import OpSet
 
@@ -50,12 +58,15 @@ def make_op_set() -> OpSet:
         route=route,
         moe=experts.run,
         store_kv=store_kv,
+        rotate_and_store=rotate_and_store,
         plan_attention=attention.plan,
         attention=attention.run,
         philox=philox,
+        uniform=uniform,
         argmax=argmax,
         sample=sample,
         apply_bitmask=apply_bitmask,
         apply_penalties=apply_penalties,
         top_logprobs=top_logprobs,
+        reads_past_context=True,
     )

@@ -17,13 +17,14 @@ what follows from it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from kernels.attention import AttentionMetadata, AttentionPlan, AttentionShape
-from kernels.cpu.tiles import KEY_TILE, Group, group_tiles
+from kernels.attention import AttentionMetadata, AttentionPlan, AttentionShape, LayerCache
+from kernels.cpu.tiles import KEY_TILE, Group, Ints, group_tiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,8 @@ class CpuPlan:
     metadata: AttentionMetadata
     shape: AttentionShape
     groups: list[Group]
+    empty_rows: Tensor | None = None
+    """[E] int64: queries that have no context."""
 
 
 class CpuAttention:
@@ -44,6 +47,9 @@ class CpuAttention:
 
     def plan(self, metadata: AttentionMetadata, shape: AttentionShape) -> AttentionPlan:
         """See `kernels.attention.plan_attention`."""
+        empty = (metadata.context_lens == 0).numpy()
+        if empty.any():
+            return self._plan_with_empty(metadata, shape, np.flatnonzero(empty))
         groups = group_tiles(metadata, shape)
         size = max(g.blocks.shape[0] for g in groups) * metadata.block_size
         size *= shape.num_kv_heads * shape.head_dim
@@ -51,9 +57,17 @@ class CpuAttention:
             self._keys, self._values = torch.empty(size), torch.empty(size)
         return CpuPlan(metadata, shape, groups)
 
-    def run(self, q: Tensor, k_cache: Tensor, v_cache: Tensor, plan: AttentionPlan, out: Tensor) -> None:
+    def _plan_with_empty(self, metadata: AttentionMetadata, shape: AttentionShape, empty: Ints) -> CpuPlan:
+        """Sequences without a context attend to a slot of the null block, and what comes of it is dropped."""
+        plan = self.plan(replace(metadata, context_lens=metadata.context_lens.clamp_min(1)), shape)
+        assert isinstance(plan, CpuPlan), "the plan of this op set"
+        rows = metadata.cu_seqlens_q[torch.from_numpy(empty)].long()
+        return CpuPlan(metadata, shape, plan.groups, rows)
+
+    def run(self, q: Tensor, cache: LayerCache, plan: AttentionPlan, out: Tensor) -> None:
         """See `kernels.attention.attention`."""
         assert isinstance(plan, CpuPlan), "this plan was made by another op set"
+        assert cache.key_scales is None, "this op set reads no FP8"
         shape = plan.shape
         scale = shape.scale / shape.soft_cap if shape.soft_cap else shape.scale
         flat_q, flat_out = q.reshape(-1, shape.head_dim), out.view(-1, shape.head_dim)
@@ -61,13 +75,15 @@ class CpuAttention:
             queries = flat_q.index_select(0, group.query_rows).float().mul_(scale)
             products = _attend(
                 queries.view(shape.num_kv_heads, group.num_tiles, -1, shape.head_dim),
-                _gather(k_cache, self._keys, group),
-                _gather(v_cache, self._values, group),
+                _gather(cache.keys, self._keys, group),
+                _gather(cache.values, self._values, group),
                 group,
                 shape.soft_cap,
             )
             products = products.reshape(-1, shape.head_dim).to(out.dtype)
             flat_out.index_copy_(0, group.query_rows, products)
+        if plan.empty_rows is not None:
+            out.index_fill_(0, plan.empty_rows, 0.0)
 
 
 def _gather(cache: Tensor, memory: Tensor, group: Group) -> Tensor:

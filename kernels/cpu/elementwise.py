@@ -10,6 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kernels.attention import AttentionPlan, LayerCache
+from kernels.qkv import HeadNorm, Parts, Turn, by_parts
+
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """See `kernels.norm.rms_norm`."""
@@ -49,7 +52,18 @@ def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return out
 
 
-def store_kv(keys: Tensor, values: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
+def store_kv(keys: Tensor, values: Tensor, cache: LayerCache, slot_mapping: Tensor) -> None:
     """See `kernels.attention.store_kv`."""
-    k_cache.flatten(0, 1).index_copy_(0, slot_mapping, keys)
-    v_cache.flatten(0, 1).index_copy_(0, slot_mapping, values)
+    assert cache.key_scales is None, "this op set writes no FP8"
+    cache.keys.flatten(0, 1).index_copy_(0, slot_mapping, keys)
+    cache.values.flatten(0, 1).index_copy_(0, slot_mapping, values)
+
+
+_PARTS = Parts(rms_norm, rotary, store_kv)
+
+
+def rotate_and_store(
+    qkv: Tensor, norm: HeadNorm | None, turn: Turn | None, plan: AttentionPlan, cache: LayerCache
+) -> Tensor:
+    """See `kernels.qkv.rotate_and_store`."""
+    return by_parts(_PARTS, qkv, norm, turn, plan, cache)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kernels.philox import MASK, MULTIPLIERS, ROUNDS, WEYL
+from kernels.philox import MASK, MULTIPLIERS, ROUNDS, WEYL, uniform_of_words
 
 _MULTIPLIERS = np.array(MULTIPLIERS, dtype=np.uint64)[:, None]
 _KEY_STEPS = (np.arange(ROUNDS, dtype=np.uint64)[:, None] * np.array(WEYL, dtype=np.uint64))[:, :, None]
@@ -27,3 +27,8 @@ def philox(key: Tensor, counter: Tensor) -> Tensor:
     out[:, 0::2] = multiplied.T
     out[:, 1::2] = mixed.T
     return torch.from_numpy(out)
+
+
+def uniform(seeds: Tensor, output_indices: Tensor, samples: Tensor) -> Tensor:
+    """See `kernels.philox.uniform`."""
+    return uniform_of_words(philox, seeds, output_indices, samples)

@@ -29,7 +29,10 @@ SORTED_WHOLE = 2048
 def sample(logits: Tensor, uniforms: Tensor, params: SamplingTensors) -> Tensor:
     """See `kernels.sample.sample`."""
     # From the greatest down: quotients of large logits may overflow, negative differences only sink.
-    scaled = (logits - logits.amax(1, keepdim=True)) / params.temperature[:, None]
+    best = logits.amax(1, keepdim=True)
+    scaled = (logits - best) / params.temperature[:, None]
+    if not bool(best.isfinite().all()):
+        scaled.masked_fill_(scaled.isnan(), 0.0)  # such a row's token means nothing, but must be one
     if not (params.any_min_p or params.any_top_k or params.any_top_p):
         return _sample_unfiltered(scaled, uniforms)
     k = params.top_k.masked_fill(params.top_k >= logits.shape[1], 0)

@@ -64,6 +64,7 @@ class ScriptedEngine:
     def __init__(self, link: socket.socket, config: EngineConfig) -> None:
         self.link = link
         self.config = config
+        self.max_num_seqs = config.max_num_seqs or 64
         self.script = json.loads(Path(config.model, "script.json").read_text())
         self.waiting: list[tuple[Request, Sample]] = []
         self.running: dict[tuple[str, int], tuple[Request, int]] = {}
@@ -102,7 +103,7 @@ class ScriptedEngine:
             fingerprint=self.script.get("fingerprint", "scripted"),
             max_model_len=self.script.get("max_model_len", 512),
             vocab_size=300,
-            max_num_seqs=self.config.max_num_seqs,
+            max_num_seqs=self.max_num_seqs,
             num_blocks=1000,
             block_size=16,
             eos_token_ids=[EOS],
@@ -165,7 +166,7 @@ class ScriptedEngine:
                 log.write(json.dumps([name, value]) + "\n")
 
     def _step(self) -> None:
-        while self.waiting and len(self.running) < self.config.max_num_seqs:
+        while self.waiting and len(self.running) < self.max_num_seqs:
             request, sample = self.waiting.pop(0)
             position = len(sample.output_token_ids)
             if position and (sample.output_token_ids[-1] == EOS or position >= request.params.max_tokens):

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from engine.config import EngineConfig
+from engine.device import resolve
 from engine.models.families import spec_of
 from engine.models.folder import read_config
 from engine.models.load import load_decoder
 from engine.models.model import KVCache, Model
-from kernels.attention import AttentionMetadata, plan_attention
+from kernels.attention import AttentionMetadata, LayerCache, plan_attention
 
 BLOCK_SIZE = 8
 
@@ -36,7 +37,7 @@ class Row:
 
 def load(folder: Path, **settings: Any) -> Model:
     """The folder's model, without a cache or a scheduler."""
-    config = EngineConfig(model=str(folder), num_threads=1, **settings)
+    config = resolve(EngineConfig(model=str(folder), num_threads=1, **settings))
     spec = spec_of(read_config(folder))
     return load_decoder(folder, spec, config, spec.max_position_embeddings, lambda phase: None)
 
@@ -46,7 +47,7 @@ def new_cache(model: Model, num_blocks: int) -> KVCache:
     shape = model.attention_shapes[0]
     size = (num_blocks, BLOCK_SIZE, shape.num_kv_heads, shape.head_dim)
     return [
-        (torch.zeros(size, dtype=model.dtype), torch.zeros(size, dtype=model.dtype))
+        LayerCache(torch.zeros(size, dtype=model.dtype), torch.zeros(size, dtype=model.dtype))
         for _ in range(model.num_layers)
     ]
 
@@ -70,6 +71,8 @@ def step(model: Model, cache: KVCache, rows: Sequence[Row], counts: Sequence[int
         block_tables=torch.tensor([(row.table + [0] * width)[:width] for row in rows], dtype=torch.int32),
         slot_mapping=torch.tensor(slots),
         block_size=BLOCK_SIZE,
+        max_query_len=max(counts),
+        max_context_len=max(ends),
     )
     token_ids = [row.token_ids[p] for row, places in zip(rows, positions, strict=True) for p in places]
     plans = [plan_attention(model.ops, metadata, shape) for shape in model.attention_shapes]

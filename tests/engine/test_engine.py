@@ -303,7 +303,7 @@ def test_window_shrinks_to_what_the_cache_holds(tiny_model: Callable[[str], Path
         ({"max_model_len": 100, "num_blocks": 2}, "the KV cache holds 32 tokens"),
         ({"kv_cache_bytes": 10}, "one block takes"),
         ({"block_size": 0}, "block_size is 0"),
-        ({"max_num_seqs": 0}, "max_num_seqs is 0"),
+        ({"max_num_seqs": -1}, "max_num_seqs is -1"),
         ({"max_model_len": -5}, r"max_model_len is -5: 0 \(derived at load\) or at least 1"),
         ({"num_blocks": -3}, "num_blocks is -3"),
         ({"kv_cache_bytes": -1}, "kv_cache_bytes is -1"),

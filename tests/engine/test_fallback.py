@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from engine.config import EngineConfig
+from engine.device import resolve
 from engine.errors import UnsupportedModel, WeightsError
 from engine.models.fallback import FallbackModel, load_fallback
 from engine.models.fallback_config import fallback_sizes
@@ -33,7 +34,7 @@ PROMPT_LENS = (70, 3, 29)
 
 def load(folder: Path, **settings: Any) -> FallbackModel:
     """The folder's model with the processor's op set."""
-    config = EngineConfig(model=str(folder), **settings)
+    config = resolve(EngineConfig(model=str(folder), **settings))
     return load_fallback(folder, read_config(folder), config, load_op_set("cpu"), lambda phase: None)
 
 
@@ -230,7 +231,9 @@ def test_an_unused_name_stays_unknown_to_transformers(tmp_path: Path) -> None:
     folder = save_fallback_model("OlmoForCausalLM", tmp_path)
     config = read_config(folder)
     before = json.dumps(config.to_dict(), default=str)
-    load_fallback(folder, config, EngineConfig(model=str(folder)), load_op_set("cpu"), lambda phase: None)
+    load_fallback(
+        folder, config, resolve(EngineConfig(model=str(folder))), load_op_set("cpu"), lambda phase: None
+    )
     assert json.dumps(config.to_dict(), default=str) == before
     assert config._attn_implementation != "penstock_paged"
 

@@ -14,6 +14,7 @@ import transformers
 from torch import Tensor, nn
 
 from engine.config import EngineConfig
+from engine.device import resolve
 from engine.errors import UnsupportedModel
 from engine.models import fallback, fallback_attention, fallback_config, fallback_probe
 from engine.models.fallback import load_fallback
@@ -28,7 +29,7 @@ OTHER_LOGITS = "gives other logits with our attention than with transformers' ow
 
 def load(folder: Path, **settings: Any) -> fallback.FallbackModel:
     """The folder's model with the processor's op set."""
-    config = EngineConfig(model=str(folder), **settings)
+    config = resolve(EngineConfig(model=str(folder), **settings))
     return load_fallback(folder, read_config(folder), config, load_op_set("cpu"), lambda phase: None)
 
 

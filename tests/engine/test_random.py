@@ -13,6 +13,7 @@ import pytest
 
 from engine.engine import Engine
 from engine.request import Output, Request, Sample
+from tests.engine.on_device import engine_on_device
 from tests.engine.random_requests import random_request
 from tests.engine.run import engine_of
 from tests.engine.tiny_models import save_wordy_model
@@ -104,16 +105,24 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "no prefix cache": {"num_blocks": 40, "block_size": 8, "prefix_cache": False},
     "all at once": {"block_size": 16},
 }
+ON_DEVICE: dict[str, dict[str, Any]] = {
+    "tiny cache, on a device": {**SETTINGS["tiny cache, overlapped"], "graphs": True},
+    "tiny cache, on a device, eagerly": {**SETTINGS["tiny cache, overlapped"], "graphs": False},
+    "tiny cache, on a device, not overlapped": {**SETTINGS["tiny cache"], "graphs": True},
+    "all at once, on a device": {"block_size": 16, "overlap": 1, "max_num_seqs": 37, "graphs": True},
+}
+"""With the runner that waits for nothing, see `engine_on_device`."""
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", [*SETTINGS, *ON_DEVICE])
 def test_every_request_gives_what_it_gives_alone(
     name: str, folder: Path, requests: list[Request], alone: dict[Key, Answer]
 ) -> None:
     """Some begin with a part of their own output, as after a crash; some are aborted on their way."""
     rng = random.Random(name)
-    settings = SETTINGS[name]
-    engine = engine_of(folder, max_model_len=64, **settings)
+    settings = {**SETTINGS, **ON_DEVICE}[name]
+    make = engine_on_device if name in ON_DEVICE else engine_of
+    engine = make(folder, max_model_len=64, **settings)
     answers: dict[Key, Answer] = defaultdict(Answer)
     sent: list[Request] = []
     aborted: set[Key] = set()

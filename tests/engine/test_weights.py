@@ -41,6 +41,7 @@ def test_one_raw_tensor_at_a_time_is_in_memory(tiny_model: Callable[[str], Path]
 
     class Watched:
         dtype = torch.float32
+        device = torch.device("cpu")
 
         def read(self, param: Param, layer: int = 0) -> torch.Tensor:
             alive.append({name for name, tensor in raw if tensor() is not None})

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from kernels.attention import AttentionMetadata, AttentionShape, attention, plan_attention
+from kernels.attention import AttentionMetadata, AttentionShape, LayerCache, attention, plan_attention
 from kernels.opset import OpSet
 
 
@@ -16,8 +16,7 @@ class Paged:
     """Sequences in a cache whose free blocks hold NaN, and unused slots something big: each would show."""
 
     q: Tensor
-    k_cache: Tensor
-    v_cache: Tensor
+    cache: LayerCache
     metadata: AttentionMetadata
     shape: AttentionShape
     keys: list[Tensor]
@@ -27,7 +26,7 @@ class Paged:
         """Attention of every query, [T, heads, D]."""
         out = torch.full_like(self.q, torch.nan)
         plan = plan_attention(ops, self.metadata, self.shape)
-        attention(ops, self.q, self.k_cache, self.v_cache, plan, out)
+        attention(ops, self.q, self.cache, plan, out)
         return out
 
     def pick(self, picks: list[tuple[int, int, int]]) -> tuple[Paged, Tensor]:
@@ -42,13 +41,16 @@ class Paged:
             block_tables=self.metadata.block_tables[[b for b, _, _ in picks]],
             slot_mapping=self.metadata.slot_mapping[index],
             block_size=self.metadata.block_size,
+            max_query_len=max(end - start for _, start, end in picks),
+            max_context_len=max(end for _, _, end in picks),
         )
         return replace(self, q=self.q[index], metadata=metadata), index
 
     def to(self, dtype: torch.dtype) -> Paged:
         """The same, rounded to another dtype; what is big stays finite in it."""
-        q, k_cache, v_cache = (x.clamp(-6e4, 6e4).to(dtype) for x in (self.q, self.k_cache, self.v_cache))
-        return replace(self, q=q, k_cache=k_cache, v_cache=v_cache)
+        parts = (self.q, self.cache.keys, self.cache.values)
+        q, keys, values = (x.clamp(-6e4, 6e4).to(dtype) for x in parts)
+        return replace(self, q=q, cache=LayerCache(keys, values))
 
 
 def make(lengths: list[tuple[int, int]], shape: AttentionShape, block_size: int = 16, seed: int = 0) -> Paged:
@@ -81,6 +83,8 @@ def make(lengths: list[tuple[int, int]], shape: AttentionShape, block_size: int 
         block_tables=tables,
         slot_mapping=torch.cat(slots),
         block_size=block_size,
+        max_query_len=max(num_queries for num_queries, _ in lengths),
+        max_context_len=max(context for _, context in lengths),
     )
     q = torch.randn(int(counts.sum()), shape.num_heads, shape.head_dim, generator=gen)
-    return Paged(q, k_cache, v_cache, metadata, shape, keys, values)
+    return Paged(q, LayerCache(k_cache, v_cache), metadata, shape, keys, values)

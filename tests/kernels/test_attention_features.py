@@ -108,7 +108,7 @@ def test_keys_before_a_window_are_not_gathered(window: int, block_size: int, cpu
         needed = max(0, context - num_queries - window + 1)
         unread = max(0, needed - alignment + 1) // block_size
         blocks = paged.metadata.block_tables[b, :unread].long()
-        paged.k_cache[blocks], paged.v_cache[blocks] = torch.nan, torch.nan
+        paged.cache.keys[blocks], paged.cache.values[blocks] = torch.nan, torch.nan
     assert torch.equal(paged.run(cpu), plain)
 
 
@@ -146,7 +146,7 @@ def test_plans_of_two_shapes_live_side_by_side(cpu: OpSet, reference: OpSet) -> 
     for _ in range(2):
         for shape, plan in zip(shapes, plans, strict=True):
             out = torch.full_like(full.q, torch.nan)
-            cpu.attention(full.q, full.k_cache, full.v_cache, plan, out)
+            cpu.attention(full.q, full.cache, plan, out)
             expected = replace(full, shape=shape).run(reference)
             torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
 
@@ -161,6 +161,17 @@ def test_wrappers_name_what_is_wrong(cpu: OpSet) -> None:
         plan_attention(cpu, paged.metadata, replace(paged.shape, soft_cap=-1.0))
     plan, half = plan_attention(cpu, paged.metadata, paged.shape), paged.to(torch.bfloat16)
     with pytest.raises(AssertionError, match=r"out: torch\.float32, expected torch\.bfloat16"):
-        attention(cpu, half.q, half.k_cache, half.v_cache, plan, torch.empty(1, 4, 8))
+        attention(cpu, half.q, half.cache, plan, torch.empty(1, 4, 8))
     with pytest.raises(AssertionError, match=r"q: shape \(1, 2, 8\), expected \(1, 4, 8\)"):
-        attention(cpu, paged.q[:, :2], paged.k_cache, paged.v_cache, plan, torch.empty(1, 2, 8))
+        attention(cpu, paged.q[:, :2], paged.cache, plan, torch.empty(1, 2, 8))
+
+
+def test_a_query_without_a_context_gets_zeros(cpu: OpSet, reference: OpSet) -> None:
+    paged = make([(1, 20), (1, 1), (3, 9)], AttentionShape(4, 2, 8, 0.3))
+    context_lens = torch.tensor([20, 0, 9], dtype=torch.int32)
+    empty = replace(paged, metadata=replace(paged.metadata, context_lens=context_lens))
+    whole = paged.run(cpu)
+    for ops in (cpu, reference):
+        out = empty.run(ops)
+        assert (out[1] == 0).all()
+        torch.testing.assert_close(out[[0, 2, 3, 4]], whole[[0, 2, 3, 4]])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kernels.activation import act_and_mul
-from kernels.attention import store_kv
+from kernels.attention import LayerCache, store_kv
 from kernels.checks import FLOATS
 from kernels.linear import linear, pack_linear
 from kernels.norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
@@ -150,7 +150,7 @@ def test_store_kv_writes_only_its_slots(dtype: torch.dtype, cpu: OpSet, referenc
     caches = []
     for ops in (cpu, reference):
         k_cache, v_cache = (torch.full((5, 4, 3, 8), torch.nan, dtype=dtype) for _ in range(2))
-        store_kv(ops, keys, values, k_cache, v_cache, slots)
+        store_kv(ops, keys, values, LayerCache(k_cache, v_cache), slots)
         assert torch.isfinite(k_cache).sum() == keys.numel()
         caches.append((k_cache, v_cache))
     for mine, theirs in zip(*caches, strict=True):

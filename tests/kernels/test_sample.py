@@ -174,3 +174,22 @@ def test_a_top_p_that_underflows_keeps_the_most_probable(ops: OpSet) -> None:
     underflown = params(1, top_p=1e-50)  # 0 as a float32
     for u in (0.0, 0.5, 0.999):
         assert sample(ops, logits, torch.tensor([u]), underflown).tolist() == [1]
+
+
+@pytest.mark.parametrize("vocab_size", [1, 5, 300, 5000])
+def test_a_row_whose_greatest_is_not_finite_gets_a_token_of_the_vocabulary(
+    vocab_size: int, ops: OpSet
+) -> None:
+    logits = mixed_logits(40, vocab_size, 5)
+    logits[::4, vocab_size // 2] = torch.nan
+    logits[1::4] = -torch.inf
+    logits[2::4, vocab_size // 3 :] = torch.inf
+    finite = torch.arange(40) % 4 == 3
+    uniforms = torch.rand(40, generator=torch.Generator().manual_seed(3))
+    uniforms[:8] = 1 - 2**-24
+    alone = mixed_logits(40, vocab_size, 5)
+    for filters in (params(40), params(40, top_k=3), params(40, top_p=0.9), mixed(40, 5)):
+        drawn = sample(ops, logits, uniforms, filters)
+        assert ((drawn >= 0) & (drawn < vocab_size)).all()
+        expected = sample(ops, alone, uniforms, filters)
+        assert torch.equal(drawn[finite], expected[finite]), "neighbours changed"
