@@ -73,7 +73,7 @@ class Quarantine:
         return None
 
     def survived(self, keys: Container[str | None]) -> bool:
-        """These jobs were in a step that the engine lived through. Gives whether that has cleared a suspect."""
+        """These jobs were in a step that the engine lived through. Gives whether that clears a suspect."""
         if self.joining is None or self.joining not in keys:
             return False
         self._num_survived += 1
