@@ -101,6 +101,7 @@ class Consumer:
                     claiming = tasks.start(self._intake.run())
                     tasks.start(self._cancel_loop())
                     tasks.start(self._runs.follow())
+                    tasks.start(self._engine.watch(lambda: self._runs.engine_has_work))
                     tasks.start(self._runs.expire())
                     tasks.start(self._publisher.run())
                     await tasks.unless(self._stop, asyncio.Event().wait())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from engine.request import Request
 log = logging.getLogger(__name__)
 
 _MAX_FAILED_STARTS = 3
+_LOOKS = 10
+"""How often the watch looks within the time after which it takes an engine to hang."""
 
 
 class EngineHost:
@@ -105,6 +108,31 @@ class EngineHost:
                 await self._restart()
                 # Asked for only now: jobs may have been admitted while there was no engine to take them.
                 self.submit(survivors())
+
+    async def watch(self, has_work: Callable[[], bool]) -> None:
+        """Kill an engine that has work and has reported nothing for `engine_timeout_s`; for ever.
+
+        It counts looks, not time, and none that comes late: after this process itself was stopped, the engine
+        is not killed for reports that nobody has read yet.
+        """
+        timeout_s, num_silent = self._settings.engine_timeout_s, 0
+        pause_s = timeout_s / _LOOKS
+        while True:
+            asleep_since = time.monotonic()
+            await asyncio.sleep(pause_s)
+            if time.monotonic() - asleep_since > 2 * pause_s:
+                continue
+            process = self._process  # None while it loads, which may take minutes
+            # Of a new one `Ready` was heard: it is not charged with its predecessor's silence.
+            silent = process is not None and process.take_silence() and has_work()
+            num_silent = num_silent + 1 if silent else 0
+            if process is not None and num_silent > _LOOKS:  # the first began before the first look
+                log.error(
+                    "the engine process %d has work and says nothing for %g s: it hangs, and is killed",
+                    *(process.pid, timeout_s),
+                )
+                process.kill()
+                num_silent = 0
 
     async def stop(self) -> None:
         """End the process."""

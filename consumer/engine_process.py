@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Sequence
 
 import msgspec
@@ -24,7 +26,14 @@ from engine.messages import (
 from engine.request import Request
 from penstock.errors import PenstockError
 
+log = logging.getLogger(__name__)
+
 _READ_LIMIT = 1024 * 1024
+_POLL_S = 0.01
+_KILLED_S = 60.0
+"""How long the system may take to end a killed process, whose memory may be large."""
+_LEFT_S = 3.0
+"""The same when nothing is to come after it."""
 
 
 class EngineStartFailed(PenstockError):
@@ -48,6 +57,8 @@ class EngineProcess:
         self._process = process
         self._reader = reader
         self._writer = writer
+        self._awaited = False  # `reports` waits for the child, not for whoever takes its reports
+        self._heard = False
 
     @property
     def pid(self) -> int:
@@ -69,37 +80,61 @@ class EngineProcess:
             EngineDied: the socket closed.
         """
         while True:
+            self._awaited = True
             try:
                 head = await self._reader.readexactly(HEADER.size)
                 body = await self._reader.readexactly(HEADER.unpack(head)[0])
             except (asyncio.IncompleteReadError, ConnectionError):
-                ending = await asyncio.to_thread(self._ending)
-                raise EngineDied(f"the engine process {self.pid} ended ({ending})") from None
+                raise EngineDied(f"the engine process {self.pid} {await self._ending()}") from None
+            finally:
+                self._awaited = False
+            self._heard = True
             yield report_decoder.decode(body)
 
-    async def stop(self, grace_s: float = 5.0) -> None:
+    def take_silence(self) -> bool:
+        """Whether reports are waited for and none has come since the last call."""
+        heard, self._heard = self._heard, False
+        return self._awaited and not heard
+
+    def kill(self) -> None:
+        """SIGKILL, which also ends what is stopped or deadlocked; `reports` then tells of its death."""
+        self._process.kill()
+        # Not left to the child's end: a driver that hangs may keep even a killed process.
+        self._writer.transport.abort()
+
+    async def stop(self, grace_s: float = 2.0) -> None:
         """Close the socket, which ends the child; kill it where that takes too long."""
-        self._writer.close()
+        # Not close(): it waits until all is written, and a child that hangs reads nothing any more.
+        self._writer.transport.abort()
         with contextlib.suppress(ConnectionError):
             await self._writer.wait_closed()
-        try:
-            await asyncio.to_thread(self._process.wait, grace_s)
-        except subprocess.TimeoutExpired:
+        if not await self._ended(grace_s):
             self._process.kill()
-            await asyncio.to_thread(self._process.wait)
+            if not await self._ended(_LEFT_S):
+                log.error("the engine process %d is killed and does not end: it is left behind", self.pid)
 
     def _send(self, command: Command) -> None:
         # Not awaited: what is in flight is bounded by credit, and the reader must never wait for the writer.
         if not self._writer.is_closing():
             self._writer.write(encode_frame(command))
 
-    def _ending(self) -> str:
-        try:
-            code = self._process.wait(1.0)
-        except subprocess.TimeoutExpired:
+    async def _ending(self) -> str:
+        """How it ended, once it has: in words."""
+        if not await self._ended(1.0):
             self._process.kill()
-            code = self._process.wait()
-        return f"signal {-code}" if code < 0 else f"exit status {code}"
+            if not await self._ended(_KILLED_S):
+                return f"was killed and has not ended in {_KILLED_S:g} s"
+        code = self._process.returncode
+        return f"ended (signal {-code})" if code < 0 else f"ended (exit status {code})"
+
+    async def _ended(self, within_s: float) -> bool:
+        """Whether it ends within this time. In no thread, whose wait nothing could break off."""
+        end = time.monotonic() + within_s
+        while self._process.poll() is None:
+            if time.monotonic() >= end:
+                return False
+            await asyncio.sleep(_POLL_S)
+        return True
 
 
 async def start_engine(config: EngineConfig, *, command: Sequence[str] = ()) -> EngineProcess:

@@ -72,14 +72,16 @@ class Quarantine:
             return self.joining
         return None
 
-    def survived(self, keys: Container[str | None]) -> None:
-        """These jobs were in a step that the engine lived through."""
+    def survived(self, keys: Container[str | None]) -> bool:
+        """These jobs were in a step that the engine lived through. Gives whether that clears a suspect."""
         if self.joining is None or self.joining not in keys:
-            return
+            return False
         self._num_survived += 1
-        if self._num_survived >= TRIAL_STEPS:
-            self._accused.discard(self.joining)
-            self.joining = None
+        if self._num_survived < TRIAL_STEPS:
+            return False
+        self._accused.discard(self.joining)
+        self.joining = None
+        return True
 
     def forget(self, key: str) -> None:
         """The job has ended, or is not ours any more."""

@@ -23,7 +23,8 @@ from engine.messages import Step
 from engine.request import Request
 
 _MAX_FRUITLESS_DEATHS = 8
-"""Deaths of the engine in a row, with no job finished between them, after which the consumer gives up."""
+"""Deaths of the engine in a row, with no job finished and no poison told from healthy jobs between them,
+after which the consumer gives up."""
 
 
 class Runs:
@@ -45,6 +46,9 @@ class Runs:
         self._quarantine = Quarantine()
         self._deadlines = Deadlines()
         self._deaths_in_a_row = 0
+        # Since somebody was blamed: so the engine runs what is healthy, and it was the job. Of an engine that
+        # dies with whatever it is given, every job would be found to be the cause, and the whole queue fail.
+        self._suspect_cleared = False
         self._num_waiting = 0
         self._sooner = asyncio.Event()
         self.backlog_ended = False
@@ -64,6 +68,12 @@ class Runs:
     def num_rows(self) -> int:
         """How many of the engine's sequences they take."""
         return sum(job.num_rows for job in self._jobs.values())
+
+    @property
+    def engine_has_work(self) -> bool:
+        """Whether some job is in the engine, and none only waits to be tried."""
+        waiting = self._quarantine.waiting
+        return any(key not in waiting for key in self._jobs)
 
     def room(self, lookahead: int) -> int:
         """For how many more sequences the engine has room soon."""
@@ -166,7 +176,8 @@ class Runs:
             self._forget(job)
             self._deaths_in_a_row = 0
         self._publisher.hand_over(progress, [ending for _, ending in ended])
-        self._quarantine.survived({job.lease.key for job, _ in outputs})
+        if self._quarantine.survived({job.lease.key for job, _ in outputs}):
+            self._suspect_cleared = True
         self._try_next_suspect()
         self.has_room.set()
 
@@ -191,11 +202,15 @@ class Runs:
         """
         self._deaths_in_a_row += 1
         self.backlog_ended = False  # nobody has told the next one
+        blamed = self._quarantine.engine_died(self._jobs, self._max_engine_deaths)
+        if blamed and self._suspect_cleared:
+            self._deaths_in_a_row = 0
+            self._suspect_cleared = False
         if self._deaths_in_a_row > _MAX_FRUITLESS_DEATHS:
             raise EngineStartFailed(
                 f"the engine died {self._deaths_in_a_row} times in a row without finishing a job"
             )
-        for key in self._quarantine.engine_died(self._jobs, self._max_engine_deaths):
+        for key in blamed:
             job = self._jobs[key]
             ending = job.failure(error_of("engine_error", "the engine dies when it runs this job"))
             self._forget(job)

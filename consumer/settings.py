@@ -44,6 +44,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The same whenever this time has passed, whichever comes first."""
     max_engine_deaths: Annotated[int, Meta(ge=2)] = 5
     """A job that was in the engine at this many unexplained deaths fails, found to be the cause or not."""
+    engine_timeout_s: Annotated[float, Meta(gt=0, le=86_400)] = 600.0
+    """An engine that has work and reports nothing for this long hangs: it is killed, and another is started.
+    No limit while it loads. Between steps it reports at least every second, within a step never: this has to
+    be longer than any step takes, and a prefill of a big model on a processor may take minutes."""
     max_attempts: Annotated[int, Meta(ge=1, le=100)] = 3
     """How often a job may fail in a way that is worth another try, unless it says so itself."""
     retry_delay_s: Annotated[float, Meta(ge=0, le=86_400)] = 1.0

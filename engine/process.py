@@ -18,6 +18,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RECV_BYTES: Final = 1 << 18
+_SILENCE_S: Final = 1.0
+"""A report is made at the end of a step that comes so long after the last report, outputs or none."""
 
 
 class PeerGone(Exception):
@@ -122,6 +125,7 @@ class Link:
 
 def serve(link: Link, engine: Engine) -> None:
     """Runs steps until the peer goes. Raises PeerGone, and whatever a step raises."""
+    said_at = time.monotonic()
     while True:
         aborted = False
         for command in link.commands(wait=not engine.has_work):
@@ -132,7 +136,10 @@ def serve(link: Link, engine: Engine) -> None:
                     engine.abort(request_ids, samples)
                     aborted = True
         outputs = engine.step()
-        if outputs or aborted:  # an abort says something too: there is room again
+        # An abort says something too: there is room again. And whoever waits for the end of a long prefill,
+        # or of a grammar's compilation, should hear that we live.
+        if outputs or aborted or time.monotonic() - said_at >= _SILENCE_S:
+            said_at = time.monotonic()
             scheduler = engine.scheduler
             link.send(
                 Step(

@@ -7,7 +7,9 @@ folder:
 
 - `step_s`: seconds that a step takes; `max_model_len`
 - `log`: a file for what was asked of it, see `logged`
-- `die_after_tokens`, `restart_s`, `poison_tokens`: deaths; `last_words`: what it reports before the first
+- `die_after_tokens`, `restart_s`, `poison_tokens`: deaths; `last_words`: what it reports before the first;
+  `poison_step`: in which step after it was admitted a poison kills, by default the first; `hangs`: it makes
+  the engine hang instead
 - `eos_at`: by sample index as text, the position at which its end token comes
 - `says`: the text that every output is, an end token behind it
 - `fingerprint`: of model and precision
@@ -20,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import sys
 import time
@@ -70,6 +73,7 @@ class ScriptedEngine:
         self.ended: list[Output] = []
         self.scored: set[str] = set()
         self.seen = 0
+        self.steps: dict[tuple[str, int], int] = {}
         self.buffer = b""
 
     def serve(self) -> None:
@@ -202,7 +206,11 @@ class ScriptedEngine:
                 self._send(Fatal(self.script["last_words"]))
                 sys.exit(1)
             os.abort()
-        if prompt[-1] in self.script.get("poison_tokens", []):
+        self.steps[key] = self.steps.get(key, 0) + 1
+        poison = prompt[-1] in self.script.get("poison_tokens", [])
+        if poison and self.steps[key] >= self.script.get("poison_step", 1):
+            if self.script.get("hangs"):
+                signal.pause()
             os.abort()
         if self._fails(request) and position == self.script.get("fail_at", 0):
             del self.running[key]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
 
+from consumer.engine_process import EngineStartFailed
 from consumer.failures import error_of, retry_delay_ms
 from consumer.running import RunningJob
 from penstock.client import Client
@@ -18,7 +20,7 @@ from penstock.link import Link
 from penstock.messages import ERROR_TYPES, Done, Job, SamplingParams
 from tests.conftest import Server
 from tests.consumer.models import save_model
-from tests.consumer.running import consuming
+from tests.consumer.running import consuming, make_consumer
 from tests.consumer.scripted_engine import logged, token_at
 from tests.recovery.processes import check_stream, events_of
 
@@ -102,6 +104,39 @@ async def test_at_the_last_attempt_it_ends_with_its_history(
     assert letter.job_id == job_id
     assert [attempt.error.message for attempt in letter.attempts] == ["it slipped"] * runs
     assert await redis.xlen(Keys().jobs("standard")) == 0
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+async def test_several_poisons_cost_no_healthy_job_and_no_consumer(
+    redis_url: str, tmp_path: Path, step: int
+) -> None:
+    """Late ones too, and with more deaths in all than a consumer bears of an engine that can do nothing."""
+    script = {"poison_tokens": [SLIPS], "poison_step": step, "step_s": 0.005}
+    model = save_model(tmp_path / "mortal", script)
+    healthy, poisons = [f"good {n}" for n in range(4)], [f"poison {n}!" for n in range(3)]
+    async with Client(redis_url) as client, consuming(redis_url, model, retry_delay_s=0.01):
+        mixed = [prompt for pair in zip(healthy, [*poisons, ""], strict=True) for prompt in pair if prompt]
+        jobs = [asked(prompt, 400 if prompt in healthy else 40) for prompt in mixed]
+        ids = dict(zip(mixed, await client.submit_many(jobs), strict=True))
+        for prompt in poisons:
+            assert await failure_of(client, ids[prompt]) == "the engine dies when it runs this job"
+        for prompt in healthy:
+            assert (await client.result(ids[prompt], timeout=30)).text == expected_text(prompt, 400)
+    letters = await dead_letters(redis_url)
+    assert {letter.job_id for letter in letters} == {ids[prompt] for prompt in poisons}
+
+
+async def test_an_engine_that_runs_nothing_ends_its_consumer_and_not_the_queue(
+    redis: Redis, redis_url: str, tmp_path: Path
+) -> None:
+    model = save_model(tmp_path / "mortal", {"poison_tokens": [SLIPS]})
+    consumer = make_consumer(redis_url, model, retry_delay_s=0.01)
+    async with Client(redis_url) as client:
+        await client.submit_many([asked(f"any {n}!") for n in range(20)])
+        with pytest.raises(EngineStartFailed, match="died 9 times in a row"):
+            await asyncio.wait_for(consumer.run(), 60)
+    assert await dead_letters(redis_url) == []
+    assert await redis.xlen(Keys().jobs("standard")) == 20
 
 
 async def test_an_internal_error_is_worth_another_try(

@@ -71,6 +71,37 @@ async def test_no_lease_is_lost(
             check_stream(events_of(plain, job_id))
 
 
+async def test_an_engine_that_hangs_is_killed_and_its_jobs_go_on(
+    redis_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = save_model(tmp_path / "model", {"step_s": 0.005})
+    async with Client(redis_url) as client, consuming(redis_url, model, engine_timeout_s=1) as consumer:
+        job_id = await client.submit(jobs(1, 200)[0])
+        await anext(client.stream(job_id))
+        process = consumer._engine._process
+        assert process is not None
+        os.kill(process.pid, signal.SIGSTOP)
+        prompt = list(b"job 0")
+        whole = "".join(chr(token_at(prompt, position)) for position in range(200))
+        assert (await client.result(job_id, timeout=20)).text == whole
+        assert consumer._engine._process is not process
+    assert f"the engine process {process.pid} has work and says nothing for 1 s" in caplog.text
+    assert f"the engine process {process.pid} ended (signal 9)" in caplog.text
+
+
+async def test_no_engine_is_killed_while_it_has_nothing_to_do_or_loads(
+    redis_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    script = {"die_after_tokens": 10, "restart_s": 1.0}
+    model = save_model(tmp_path / "mortal", script)
+    async with Client(redis_url) as client, consuming(redis_url, model, engine_timeout_s=0.3) as consumer:
+        await client.result(await client.submit(jobs(1, 60)[0]), timeout=20)
+        process = consumer._engine._process
+        await asyncio.sleep(0.8)
+        assert consumer._engine._process is process
+    assert "says nothing" not in caplog.text
+
+
 @pytest.mark.timeout(120)
 async def test_sigkill_of_the_real_engine_changes_no_answer(
     server: Server, redis: Redis, redis_url: str

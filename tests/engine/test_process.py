@@ -222,6 +222,21 @@ Runner.forward = forward
     assert child.process.wait(timeout=30) == 1
 
 
+def test_steps_without_outputs_are_reported_where_the_last_report_is_old(
+    start: Callable[..., Child], tiny_model: Callable[[str], Path]
+) -> None:
+    at_once = "import engine.process\nengine.process._SILENCE_S = 0"
+    child = start(config_of(tiny_model("llama"), max_num_seqs=4, max_num_batched_tokens=4), planting(at_once))
+    assert isinstance(child.read_past_loading(), Ready)
+    child.send(Submit([request("a", [1] * 16, max_tokens=1)]))
+    steps: list[Step] = []
+    while not steps or not steps[-1].outputs:
+        step = child.read()
+        assert isinstance(step, Step)
+        steps.append(step)
+    assert [len(step.outputs) for step in steps] == [0, 0, 0, 1], "a prefill in four chunks"
+
+
 def test_a_request_after_the_last_one_was_aborted_has_its_own_blocks(
     start: Callable[..., Child], tiny_model: Callable[[str], Path]
 ) -> None:
