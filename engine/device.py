@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import warnings
 from pathlib import Path
 from typing import Final, Literal
 
@@ -54,7 +55,9 @@ def set_arithmetic(device: Device) -> None:
     """Float32 products in full float32, and half precision summed in float32: explicit, because the defaults
     of TF32 and of reduced-precision sums have changed between versions of torch."""
     if device == "cuda":
-        torch.set_float32_matmul_precision("highest")
+        with warnings.catch_warnings():  # some versions deprecate it, though what replaces it is not in all
+            warnings.simplefilter("ignore")
+            torch.set_float32_matmul_precision("highest")
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
 
