@@ -9,7 +9,7 @@ import socket
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct
@@ -84,7 +84,10 @@ def parse_settings(argv: Sequence[str]) -> Settings:
             required = field.default is msgspec.NODEFAULT
             default = None if required else field.default
             words = f"{docs.get(field.name, '')} " + ("(required)" if required else f"(default: {default!r})")
-            parser.add_argument(flag, required=required, default=default, help=words.replace("%", "%%"))
+            choices = get_args(field.type) if get_origin(field.type) is Literal else None
+            parser.add_argument(
+                flag, required=required, default=default, choices=choices, help=words.replace("%", "%%")
+            )
     values = vars(parser.parse_args(argv))
     engine_fields = {field.name for field in msgspec.structs.fields(EngineConfig)}
     engine = {name: value for name, value in values.items() if name in engine_fields}

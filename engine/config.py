@@ -7,20 +7,10 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-"""Numeric classes that the engine runs in: the type of weights, activations and KV cache. `auto`: bf16 on a
-GPU, fp32 on a processor."""
-
 KVCacheDtype = Literal["auto", "fp8"]
-"""`auto`: that of the activations; `fp8`: half the bytes of bf16, with a scale for each token's head."""
-
 LoadFormat = Literal["safetensors", "dummy"]
-
 OpSetName = Literal["auto", "cpu", "reference", "triton"]
-"""Which kernels run: `triton` on an NVIDIA GPU, `cpu` on the processor, `reference` on either, slowly, in
-plain torch. `auto`: `triton` where there is a GPU that torch and Triton can use, else `cpu`."""
-
 DeviceName = Literal["auto", "cpu", "cuda"]
-"""`auto`: where the op set belongs."""
 
 
 class EngineConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -31,9 +21,14 @@ class EngineConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     load_format: LoadFormat = "safetensors"
     """`dummy`: random weights in the shapes that config.json names, for benchmarks."""
     precision: Precision = "auto"
+    """Type of weights, activations and KV cache. `auto`: bf16 on a GPU, fp32 on a processor."""
     kv_cache_dtype: KVCacheDtype = "auto"
+    """`fp8`: keys and values in half the bytes of bf16, with a scale for each token's head; on a GPU."""
     ops: OpSetName = "auto"
+    """Which kernels run: `triton` on an NVIDIA GPU, `cpu` on the processor, `reference` on either, slowly, in
+    plain torch. `auto`: `triton` where there is a GPU that torch and Triton can use, else `cpu`."""
     device: DeviceName = "auto"
+    """`cuda`: refuse to start where the GPU cannot be used. `auto`: where the op set belongs."""
     max_num_seqs: int = 0
     """Sequences that run at once; 0: 256 on a GPU, 64 on a processor."""
     max_num_batched_tokens: int = 0

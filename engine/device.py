@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import warnings
 from pathlib import Path
 from typing import Final, Literal
 
@@ -34,7 +35,7 @@ def resolve(config: EngineConfig) -> EngineConfig:
     """
     ops, device = _choose_ops(config)
     if config.device == "cuda" and device != "cuda":
-        raise ConfigError(f"device is 'cuda': {_missing() or 'the op set runs on the processor'}")
+        raise ConfigError(f"device is 'cuda', but the op set {ops!r} runs on the processor")
     num_seqs, num_tokens, overlap = _DEFAULTS[device]
     num_seqs = config.max_num_seqs or num_seqs
     if config.kv_cache_dtype == "fp8" and ops == "cpu":
@@ -54,7 +55,9 @@ def set_arithmetic(device: Device) -> None:
     """Float32 products in full float32, and half precision summed in float32: explicit, because the defaults
     of TF32 and of reduced-precision sums have changed between versions of torch."""
     if device == "cuda":
-        torch.set_float32_matmul_precision("highest")
+        with warnings.catch_warnings():  # some versions deprecate it, though what replaces it is not in all
+            warnings.simplefilter("ignore")
+            torch.set_float32_matmul_precision("highest")
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
 
@@ -64,8 +67,9 @@ def _choose_ops(config: EngineConfig) -> tuple[Literal["cpu", "reference", "trit
     if config.ops == "cpu":
         return "cpu", "cpu"
     if config.ops == "reference":
-        on_gpu = config.device == "cuda" and torch.cuda.is_available()
-        return "reference", "cuda" if on_gpu else "cpu"
+        if config.device == "cuda" and not torch.cuda.is_available():
+            raise ConfigError("device is 'cuda': torch finds no GPU")
+        return "reference", "cuda" if config.device == "cuda" else "cpu"
     if config.device == "cpu":
         if config.ops == "triton" and _interprets():
             return "triton", "cpu"
@@ -75,6 +79,8 @@ def _choose_ops(config: EngineConfig) -> tuple[Literal["cpu", "reference", "trit
     missing = _missing()
     if missing is None:
         return "triton", "cuda"
+    if config.device == "cuda":
+        raise ConfigError(f"device is 'cuda': {missing}")
     if config.ops == "triton" and _interprets():
         log.info("Triton's interpreter runs the kernels, slowly: TRITON_INTERPRET is set, and %s", missing)
         return "triton", "cpu"

@@ -6,6 +6,7 @@ way to the host meanwhile. Block tables live on the device, and only what change
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from engine.batch import Batch, StepResult
-from engine.dry_run import compile_steps
+from engine.dry_run import StepSizes, compile_steps
 from engine.graphs import DecodeGraphs, DecodeInputs
 from engine.inputs import StepArrays, gather
 from engine.kv_cache import KVStorage
@@ -25,6 +26,8 @@ from engine.sampler import Sampled, Sampler
 from engine.transfer import Download, Uploader
 from kernels.attention import AttentionMetadata, AttentionPlan, plan_attention
 from kernels.mask import TokenMasks
+
+log = logging.getLogger(__name__)
 
 
 class DevicePending:
@@ -102,14 +105,18 @@ class DeviceRunner:
 
     def compile_steps(self, max_num_tokens: int) -> None:
         """Compiles what steps of up to so many tokens need, see `engine.dry_run.compile_steps`."""
-        sizes = (self._sizes.max_num_seqs, max_num_tokens)
+        sizes = StepSizes(self._sizes.max_num_seqs, max_num_tokens, self._sizes.max_model_len)
         compile_steps(self.model, self.cache, self._sizes.block_size, sizes)
 
     @torch.inference_mode()
     def record_decodes(self) -> None:
         """From now on steps of nothing but decodes are replayed, see `engine.graphs`."""
         graphs = DecodeGraphs(self._decode, self._sizes.max_num_seqs, self._device)
-        graphs.record()
+        try:
+            graphs.record()
+        except RuntimeError as error:
+            log.warning("decode steps cannot be recorded, and run eagerly, which is slower: %s", error)
+            return
         self._graphs = graphs
 
     @torch.inference_mode()
@@ -159,14 +166,16 @@ class DeviceRunner:
             arrays.ends.astype(np.int32),
             arrays.last_tokens,
         )
+        counts = np.diff(arrays.bounds)
         metadata = AttentionMetadata(
             cu_seqlens_q=bounds,
             context_lens=context_lens,
             block_tables=self._tables[rows],
             slot_mapping=slots,
             block_size=self._sizes.block_size,
-            max_query_len=int(np.diff(arrays.bounds).max()),
+            max_query_len=int(counts.max()),
             max_context_len=int(arrays.ends.max()),
+            num_decodes=int((counts > 1).argmax()) if counts.max() > 1 else len(counts),
         )
         token_ids = self._known_tokens(token_ids, source)
         return self.model.forward(token_ids, positions, self.cache, self._plan(metadata)), last_tokens

@@ -125,7 +125,7 @@ class Engine:
             return Runner(loaded.model, loaded.sizes, loaded.eos_token_ids, kv_dtype=kv_dtype(config))
         on_phase("compiling kernels and recording decode steps")
         runner = DeviceRunner(loaded.model, loaded.sizes, loaded.eos_token_ids, kv_dtype=kv_dtype(config))
-        if config.device == "cuda":
+        if config.device == "cuda" and config.ops == "triton":
             runner.compile_steps(min(config.max_num_batched_tokens, loaded.sizes.max_model_len))
         if not config.enforce_eager and loaded.model.is_recordable:
             runner.record_decodes()

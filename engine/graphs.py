@@ -98,10 +98,17 @@ class DecodeGraphs:
         self._recorded: dict[int, _Recorded] = {}
 
     def record(self) -> None:
-        """Records every size, the greatest first, so that the others find their memory in its pool."""
-        pool: Any = torch.cuda.graph_pool_handle() if self._device.type == "cuda" else None
+        """Records every size, the greatest first, so that the others find their memory in its pool.
+
+        Raises RuntimeError where something in a step cannot be recorded.
+        """
+        pool: Any = None
+        stream: torch.cuda.Stream | None = None
+        if self._device.type == "cuda":
+            pool = torch.cuda.graph_pool_handle()
+            stream = torch.cuda.Stream(self._device)  # one for all: cuBLAS keeps a workspace for each
         for size in reversed(self._sizes):
-            self._recorded[size] = self._record(size, pool)
+            self._recorded[size] = self._record(size, pool, stream)
         log.info("recorded decode steps of %s sequences", ", ".join(map(str, self._sizes)))
 
     def replay(self, arrays: StepArrays, sources: Ints) -> Tensor:
@@ -114,20 +121,19 @@ class DecodeGraphs:
         recorded.replay()
         return recorded.hidden[:num_rows]
 
-    def _record(self, size: int, pool: Any) -> _Recorded:
+    def _record(self, size: int, pool: Any, stream: torch.cuda.Stream | None) -> _Recorded:
         nobody = StepArrays(*(np.zeros(0, dtype=np.int64),) * 8)
         arrays = decode_arrays(nobody, nobody.rows, size, self._null_row)
         packed = pack(arrays, pinned=False).to(self._device)
         inputs = DecodeInputs(*unpack(packed, arrays))
-        if self._device.type != "cuda":
+        if stream is None:
             return self._repeat(packed, inputs)
-        stream = torch.cuda.Stream(self._device)
         stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(stream):  # compiles kernels, and makes handles and workspaces
             self._run(inputs)
         torch.cuda.current_stream(self._device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
+        with torch.cuda.graph(graph, pool=pool, stream=stream):
             hidden = self._run(inputs)
         return _Recorded(packed, graph.replay, hidden)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from typing import Final, Protocol
 
@@ -9,21 +10,23 @@ import torch
 
 from engine.config import EngineConfig
 from engine.device import CPU_KV_CACHE_BYTES
-from engine.dry_run import dry_run
+from engine.dry_run import dry_run, sampling_of
 from engine.errors import ConfigError
 from engine.kv_cache import KVStorage, block_bytes
 from engine.models.load import DTYPES
 from engine.models.model import Model
+from engine.prompts import num_prompt_logits
 from engine.runner import RunnerSizes
 from kernels.attention import FP8
-from kernels.sample import SamplingTensors, sample
+from kernels.sample import sample
 
 log = logging.getLogger(__name__)
 
 _RESERVE_BYTES: Final = 512 * 1024**2
 """For recorded graphs, kernels' code and what allocators cut off."""
 _LOGITS_COPIES: Final = 3
-"""Of a full batch's logits, that sampling holds at most: raw, changed, and one in the making."""
+"""Of a full batch's logits, or of those that prompt log-probabilities look at together, that are held at
+most: raw, changed, and one in the making."""
 
 
 class ModelSizes(Protocol):
@@ -113,6 +116,7 @@ def kv_cache_bytes(config: EngineConfig, model: Model, num_tokens: int) -> int:
 @torch.inference_mode()
 def _measure_step(config: EngineConfig, model: Model, num_tokens: int) -> int:
     """Bytes that the greatest step takes beside weights and cache, by running it."""
+    gc.collect()  # of an engine before this one, whose runner and graphs hold each other
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -121,9 +125,15 @@ def _measure_step(config: EngineConfig, model: Model, num_tokens: int) -> int:
     hidden = dry_run(model, storage.layers, config.block_size, lengths)
     forward_bytes = torch.cuda.max_memory_allocated() - before
     logits = model.logits(hidden[-config.max_num_seqs :])
-    sample(model.ops, logits, torch.zeros_like(logits[:, 0]), _every_filter(len(logits), model.device))
+    sample(
+        model.ops,
+        logits,
+        torch.zeros_like(logits[:, 0]),
+        sampling_of(len(logits), model.device, filters=True),
+    )
     peak = torch.cuda.max_memory_allocated() - before
-    extra = _LOGITS_COPIES * logits.numel() * logits.itemsize
+    num_logits = max(logits.numel(), num_prompt_logits(model.device))
+    extra = _LOGITS_COPIES * num_logits * logits.itemsize
     del storage, hidden, logits
     torch.cuda.empty_cache()
     return max(forward_bytes, peak) + extra
@@ -133,10 +143,3 @@ def _prompts(num_tokens: int, longest: int) -> list[int]:
     """Lengths of prompts that fill a step."""
     lengths = [longest] * (num_tokens // longest)
     return lengths if num_tokens % longest == 0 else [*lengths, num_tokens % longest]
-
-
-def _every_filter(num_rows: int, device: torch.device) -> SamplingTensors:
-    def full(value: float, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        return torch.full((num_rows,), value, dtype=dtype, device=device)
-
-    return SamplingTensors(full(1.0), full(50, torch.int64), full(0.9), full(0.01), True, True, True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from engine.batch import NewRow
@@ -17,8 +18,13 @@ from engine.request import TokenLogprobs
 from engine.rows import Rows
 from engine.transfer import Upload
 
-_PROMPT_LOGITS: Final = 1 << 23
-"""Logits that are held at once."""
+_PROMPT_LOGITS: Final = {"cuda": 1 << 26, "cpu": 1 << 23}
+"""Logits that are held at once: a GPU reads the whole output matrix for each such piece."""
+
+
+def num_prompt_logits(device: torch.device) -> int:
+    """Logits that log-probabilities of prompts hold at once."""
+    return _PROMPT_LOGITS[device.type]
 
 
 @dataclass(slots=True)
@@ -72,7 +78,7 @@ class PromptWishes:
         return found
 
     def _score(self, hidden: Tensor, targets: Tensor, num_top: int) -> list[TokenLogprobs]:
-        step = max(1, _PROMPT_LOGITS // self._model.vocab_size)
+        step = max(1, num_prompt_logits(self._model.device) // self._model.vocab_size)
         found: list[TokenLogprobs] = []
         for start in range(0, len(targets), step):
             logits = self._model.logits(hidden[start : start + step])

@@ -2,8 +2,9 @@
 
 The cache of a layer is two tensors [block, slot, kv_head, head_dim]. Token p of sequence b lives in block
 `block_tables[b, p // block_size]`, slot `p % block_size`; block 0 belongs to nobody and fills unused entries.
-Slots of a table's blocks past its context may be read, with weight 0, so they must be finite. Queries are
-packed: sequence b owns rows `cu_seqlens_q[b]` to `cu_seqlens_q[b + 1]`, the last tokens of its context.
+Where an op set's `reads_past_context` says so, slots of a table's blocks past its context are read, with
+weight 0, and so must be finite. Queries are packed: sequence b owns rows `cu_seqlens_q[b]` to
+`cu_seqlens_q[b + 1]`, the last tokens of its context.
 Vaswani et al. 2017 for attention, Kwon et al. 2023 (PagedAttention) for the tables.
 
 A cache is of the model's dtype, or of float8_e4m3fn with a scale for each token's head: a stored vector x is
@@ -62,6 +63,9 @@ class AttentionMetadata:
     max_context_len: int
     """No context is longer. Bounds, not maxima: a step whose launches are recorded has those of its later
     replays."""
+    num_decodes: int = 0
+    """So many sequences at the front have one query each; what comes after may have one, too. An op set may
+    go another way with them."""
 
 
 @dataclass(frozen=True, slots=True)

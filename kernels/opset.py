@@ -46,6 +46,8 @@ class OpSet:
     apply_bitmask: Callable[[Tensor, TokenMasks], None]
     apply_penalties: Callable[[Tensor, SeenTokens], None]
     top_logprobs: Callable[[Tensor, Tensor, int], TopLogprobs]
+    is_recordable: bool = False
+    """Whether its operations wait for no device, so that they can be recorded in a CUDA graph."""
     reads_past_context: bool = False
     """Whether attention multiplies what lies past a context's end by 0, so that it has to be finite."""
 

@@ -136,7 +136,8 @@ def store_kv(keys: Tensor, values: Tensor, cache: LayerCache, slot_mapping: Tens
 def _to_fp8(x: Tensor) -> tuple[Tensor, Tensor]:
     """x: [T, heads, D]. Returns it in FP8, and what it is to be multiplied by, [T, heads] float32."""
     greatest = x.float().abs().amax(-1)
-    scale = torch.where(greatest > 0, greatest / FP8_MAX, 1.0)
+    # By a tensor: a device multiplies with the reciprocal of a number of the host, which rounds otherwise.
+    scale = torch.where(greatest > 0, greatest / torch.full_like(greatest, FP8_MAX), 1.0)
     return (x.float() / scale[..., None]).to(FP8), scale
 
 

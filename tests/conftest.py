@@ -25,10 +25,10 @@ BINARY = os.environ.get("PENSTOCK_TEST_SERVER") or str(get_binary_path())
 
 START_TIMEOUT_S = 20
 
-DEVICES = Path("/dev")
-if importlib.util.find_spec("triton") and not any(DEVICES.glob("nvidia[0-9]*")):
-    # Read when a kernel is defined, so before anything imports kernels.triton. Asked of /dev, as most tests
-    # need no torch and it is slow to load.
+# Tests state what runs: an engine that is left to choose would take most of a GPU, and several run at once.
+# What is tested on a GPU (tests/gpu, tests/kernels/triton) is run there by `make gpu`, without this file.
+if not os.environ.setdefault("CUDA_VISIBLE_DEVICES", "") and importlib.util.find_spec("triton"):
+    # Read when a kernel is defined, so before anything imports kernels.triton.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

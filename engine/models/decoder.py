@@ -74,7 +74,7 @@ class Decoder:
         self.ops = ops
         self.dtype = weights.dtype
         self.device = weights.device
-        self.is_recordable = True
+        self.is_recordable = ops.is_recordable
         self.vocab_size = spec.vocab_size
         self.hidden_size = spec.hidden_size
         self.num_layers = spec.num_layers

@@ -50,4 +50,5 @@ def make_op_set() -> OpSet:
         apply_bitmask=apply_bitmask,
         apply_penalties=apply_penalties,
         top_logprobs=top_logprobs,
+        is_recordable=True,
     )

@@ -1,8 +1,8 @@
 """Paged attention on a GPU: what is chosen on the host. See `kernels.triton.attention_tile` for the kernel.
 
-A batch of decodes has one program for each sequence and KV head, or several where `attention_split` cuts the
-context. A batch with longer queries goes through the same kernel as tiles of queries; how many there are is
-bounded by numbers that the host knows, and each tile finds its sequence.
+Decodes have one program for each sequence and KV head, or several where `attention_split` cuts the context.
+Sequences with more queries go through the same kernel as tiles of queries, in a launch of their own; how many
+tiles there are is bounded by numbers that the host knows, and each finds its sequence.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
+import triton
 from torch import Tensor
 
 from kernels.attention import AttentionMetadata, AttentionPlan, AttentionShape, LayerCache
 from kernels.triton.attention_split import num_splits_of, reduce_splits
 from kernels.triton.attention_tile import attention_kernel
+from kernels.triton.device import num_sms
 
 LOG2_E: Final = math.log2(math.e)
-H100_SMS: Final = 132
-"""Stands for a device's multiprocessors where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +38,6 @@ class Launch:
     have one tile of keys more on its way."""
 
 
-def _power_of_2(least: int) -> int:
-    return 1 << (least - 1).bit_length()
-
-
 @functools.lru_cache
 def launch_of(max_query_len: int, group: int, head_dim: int, dtype: torch.dtype, is_fp8: bool) -> Launch:
     """The launch for queries of `dtype`, no sequence with more than `max_query_len`.
@@ -50,8 +46,8 @@ def launch_of(max_query_len: int, group: int, head_dim: int, dtype: torch.dtype,
     and sm_90, without spilling registers to speak of; nothing has been timed. What to try first on a device
     is said beside each.
     """
-    heads = _power_of_2(group)
-    wide = _power_of_2(head_dim) > 128
+    heads = triton.next_power_of_2(group)
+    wide = triton.next_power_of_2(head_dim) > 128
     is_decode = max_query_len == 1
     if dtype == torch.float32:
         # Plain multiplications instead of matrix units: only small tiles stay in registers.
@@ -80,37 +76,69 @@ def launch_of(max_query_len: int, group: int, head_dim: int, dtype: torch.dtype,
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """Sequences that go through one launch."""
+
+    metadata: AttentionMetadata
+    """Of these alone, its bounds counted from `first_token`."""
+    first_token: int
+    num_tokens: int
+    num_splits: int
+    """Parts that each context is cut into; 1 where any sequence may have several queries."""
+
+
+@dataclass(frozen=True, slots=True)
 class TritonPlan:
     """What the layers of one shape share in one step."""
 
     metadata: AttentionMetadata
     shape: AttentionShape
-    num_splits: int
-    """Parts that each context is cut into; 1 where any sequence may have several queries."""
+    parts: tuple[Part, ...]
+    """Decodes, and what has more queries."""
     slopes: Tensor | None
     """[heads] float32, times log2(e)."""
     has_native_fp8: bool
-    """Whether the device converts FP8 by itself."""
+    """Whether the device converts FP8 by an instruction of its own."""
 
 
 def plan_attention(metadata: AttentionMetadata, shape: AttentionShape) -> AttentionPlan:
-    """See `kernels.attention.plan_attention`."""
+    """See `kernels.attention.plan_attention`. In a step with prompts, decodes have a launch of their own: a
+    tile for prompts would leave most of its rows empty, and none of it cuts a long context."""
     assert shape.scale > 0, f"scale {shape.scale}: the greatest product has to be the greatest score"
     device = metadata.context_lens.device
-    num_splits = 1
-    if metadata.max_query_len == 1:
-        num_programs = metadata.context_lens.shape[0] * shape.num_kv_heads
-        max_keys = min(metadata.max_context_len, shape.window or metadata.max_context_len)
-        num_splits = num_splits_of(num_programs, max_keys, _num_sms(device))
+    num_seqs, num_tokens = metadata.context_lens.shape[0], metadata.slot_mapping.shape[0]
+    num_decodes = num_seqs if metadata.max_query_len == 1 else min(metadata.num_decodes, num_seqs)
+    parts: list[Part] = []
+    if num_decodes > 0:
+        decodes = _sequences(metadata, 0, num_decodes, max_query_len=1)
+        num_splits = _num_splits(decodes, shape, device)
+        parts.append(Part(decodes, 0, num_decodes, num_splits))
+    if num_decodes < num_seqs:
+        others = _sequences(metadata, num_decodes, num_seqs, max_query_len=metadata.max_query_len)
+        parts.append(Part(others, num_decodes, num_tokens - num_decodes, num_splits=1))
     slopes = _slopes_on(device, shape.alibi_slopes) if shape.alibi_slopes else None
-    return TritonPlan(metadata, shape, num_splits, slopes, _has_native_fp8(device))
+    return TritonPlan(metadata, shape, tuple(parts), slopes, _has_native_fp8(device))
 
 
-@functools.lru_cache
-def _num_sms(device: torch.device) -> int:
-    if device.type != "cuda":
-        return H100_SMS
-    return torch.cuda.get_device_properties(device).multi_processor_count
+def _sequences(metadata: AttentionMetadata, start: int, end: int, max_query_len: int) -> AttentionMetadata:
+    """Some consecutive ones. start: 0, or the number of decodes before them, and so of their tokens."""
+    if start == 0 and end == metadata.context_lens.shape[0]:
+        return metadata
+    bounds = metadata.cu_seqlens_q[start : end + 1]
+    return replace(
+        metadata,
+        cu_seqlens_q=bounds - start if start else bounds,
+        context_lens=metadata.context_lens[start:end],
+        block_tables=metadata.block_tables[start:end],
+        max_query_len=max_query_len,
+        num_decodes=0,
+    )
+
+
+def _num_splits(decodes: AttentionMetadata, shape: AttentionShape, device: torch.device) -> int:
+    num_programs = decodes.context_lens.shape[0] * shape.num_kv_heads
+    max_keys = min(decodes.max_context_len, shape.window or decodes.max_context_len)
+    return num_splits_of(num_programs, max_keys, num_sms(device))
 
 
 @functools.lru_cache
@@ -127,7 +155,13 @@ def _slopes_on(device: torch.device, slopes: tuple[float, ...]) -> Tensor:
 def attention(q: Tensor, cache: LayerCache, plan: AttentionPlan, out: Tensor) -> None:
     """See `kernels.attention.attention`."""
     assert isinstance(plan, TritonPlan), "this plan was made by another op set"
-    metadata, shape, num_splits = plan.metadata, plan.shape, plan.num_splits
+    for part in plan.parts:
+        tokens = slice(part.first_token, part.first_token + part.num_tokens)
+        _launch(q[tokens], cache, plan, part, out[tokens])
+
+
+def _launch(q: Tensor, cache: LayerCache, plan: TritonPlan, part: Part, out: Tensor) -> None:
+    metadata, shape, num_splits = part.metadata, plan.shape, part.num_splits
     num_tokens, num_heads, head_dim = q.shape
     num_seqs = metadata.context_lens.shape[0]
     group = num_heads // shape.num_kv_heads
@@ -167,7 +201,7 @@ def attention(q: Tensor, cache: LayerCache, plan: AttentionPlan, out: Tensor) ->
         HEADS=num_heads,
         KV_HEADS=shape.num_kv_heads,
         D=head_dim,
-        D_PADDED=max(16, _power_of_2(head_dim)),
+        D_PADDED=max(16, triton.next_power_of_2(head_dim)),
         BLOCK_SIZE=metadata.block_size,
         BLOCK_M=launch.block_m,
         BLOCK_N=launch.block_n,

@@ -24,7 +24,9 @@ def test_flags_reach_both_structs() -> None:
         (["--result-ttl-s", "0"], "--result-ttl-s: Expected `int` >= 1"),
         (["--lookahead", "-1"], "--lookahead"),
         (["--shard", "a}b"], "--shard"),
-        (["--precision", "fp64"], "--precision"),
+        (["--precision", "fp64"], "--precision: invalid choice: 'fp64'"),
+        (["--ops", "cuda"], "'triton'"),
+        (["--overlap", "2"], "--overlap: Expected `int` <= 1"),
     ],
 )
 def test_a_bad_flag_is_named(flags: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -92,6 +92,7 @@ def test_a_gpu_that_cannot_be_used_is_warned_of(
     assert re.search(words, record.getMessage())
     with pytest.raises(ConfigError, match=words):
         resolve(config(ops=ops, device="cuda"))
+    assert len(caplog.records) == 1
 
 
 def test_triton_that_was_asked_for_falls_back_with_a_warning(
@@ -131,5 +132,5 @@ def test_settings_that_contradict_each_other(machine: Machine) -> None:
     with pytest.raises(ConfigError, match="ops is 'triton', which runs on a GPU, but device is 'cpu'"):
         resolve(config(ops="triton", device="cpu"))
     machine.has(gpu=True, usable=True)
-    with pytest.raises(ConfigError, match="device is 'cuda': the op set runs on the processor"):
+    with pytest.raises(ConfigError, match="device is 'cuda', but the op set 'cpu' runs on the processor"):
         resolve(config(ops="cpu", device="cuda"))

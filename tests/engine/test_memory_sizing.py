@@ -15,6 +15,7 @@ from engine.device import resolve
 from engine.errors import ConfigError
 from engine.memory import kv_cache_bytes, runner_sizes
 from engine.models.model import Model
+from engine.prompts import num_prompt_logits
 from tests.engine.paged import load
 
 MIB = 1024**2
@@ -63,7 +64,7 @@ def test_what_is_left_is_the_cache(num_tokens: int, model: Model, monkeypatch: p
     memory.watch(model, monkeypatch)
     config = gpu_config(gpu_memory_utilization=0.8, max_num_batched_tokens=250, max_num_seqs=20)
     found = kv_cache_bytes(config, model, num_tokens)
-    logits_bytes = 20 * model.vocab_size * 4
+    logits_bytes = 4 * max(20 * model.vocab_size, num_prompt_logits(model.device))
     assert found == 8_000 * MIB - 3_000 * MIB - 160 * MIB - 3 * logits_bytes - 512 * MIB
     assert memory.step_tokens == [250]
 

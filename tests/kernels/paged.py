@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -85,6 +86,7 @@ def make(lengths: list[tuple[int, int]], shape: AttentionShape, block_size: int 
         block_size=block_size,
         max_query_len=max(num_queries for num_queries, _ in lengths),
         max_context_len=max(context for _, context in lengths),
+        num_decodes=sum(1 for _ in takewhile(lambda length: length[0] == 1, lengths)),
     )
     q = torch.randn(int(counts.sum()), shape.num_heads, shape.head_dim, generator=gen)
     return Paged(q, LayerCache(k_cache, v_cache), metadata, shape, keys, values)

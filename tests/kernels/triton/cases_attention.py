@@ -10,7 +10,7 @@ import torch
 import triton
 from torch import Tensor
 
-from kernels.attention import FP8, AttentionMetadata, AttentionShape, LayerCache
+from kernels.attention import FP8, AttentionMetadata, AttentionPlan, AttentionShape, LayerCache
 from kernels.reference import store_kv
 from kernels.triton.attention import TritonPlan, attention, plan_attention
 from tests.kernels.paged import Paged, make
@@ -116,6 +116,16 @@ def empty_cache(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
     return LayerCache(keys, keys.clone(), scales, scales.clone())
 
 
+def with_splits(plan: AttentionPlan, num_splits: int) -> TritonPlan:
+    """The plan with each decode's context cut into so many parts."""
+    assert isinstance(plan, TritonPlan)
+    parts = [
+        replace(part, num_splits=num_splits) if part.metadata.max_query_len == 1 else part
+        for part in plan.parts
+    ]
+    return replace(plan, parts=tuple(parts))
+
+
 def metadata_to(metadata: AttentionMetadata, device: str) -> AttentionMetadata:
     return replace(
         metadata,
@@ -145,11 +155,10 @@ def _compiled(
         max_context_len=512,
     )
     plan = plan_attention(metadata, shape)
-    assert isinstance(plan, TritonPlan)
     q = torch.zeros(batch * max_query_len, shape.num_heads, shape.head_dim, dtype=dtype)
     # Each generation as it would decode: a processor's tensors don't tell.
     has_native_fp8 = triton.runtime.driver.active.get_current_target().arch >= 89
-    plan = replace(plan, num_splits=num_splits, has_native_fp8=has_native_fp8)
+    plan = replace(with_splits(plan, num_splits), has_native_fp8=has_native_fp8)
     cache = empty_cache((4, block_size, shape.num_kv_heads, shape.head_dim), FP8 if is_fp8 else dtype, "cpu")
     attention(q, cache, plan, torch.empty_like(q))
 

@@ -14,7 +14,15 @@ from kernels.opset import OpSet
 from kernels.triton.attention import TritonPlan, attention, launch_of, plan_attention
 from kernels.triton.attention_split import MAX_SPLITS, MIN_KEYS_PER_SPLIT, num_splits_of
 from tests.kernels.paged import Paged
-from tests.kernels.triton.cases_attention import CASES, DECODES, MIXED, Case, paged_of, shape_of
+from tests.kernels.triton.cases_attention import (
+    CASES,
+    DECODES,
+    MIXED,
+    Case,
+    paged_of,
+    shape_of,
+    with_splits,
+)
 from tests.kernels.triton.closeness import assert_close
 from tests.kernels.triton.device import DEVICE, DTYPES
 
@@ -29,9 +37,8 @@ def run(paged: Paged, reference: OpSet, num_splits: int | None = None) -> Tensor
     """By way of the checks; `num_splits`: instead of the plan's."""
     ops = replace(reference, plan_attention=plan_attention, attention=attention)
     plan = checked_plan(ops, paged.metadata, paged.shape)
-    assert isinstance(plan, TritonPlan)
     if num_splits is not None:
-        plan = replace(plan, num_splits=num_splits)
+        plan = with_splits(plan, num_splits)
     out = torch.full_like(paged.q, torch.nan)
     checked_attention(ops, paged.q, paged.cache, plan, out)
     return out
