@@ -56,7 +56,7 @@ $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 	@touch $@ $(VENV)/.installed
 
 # Compiled at install; again where their sources have changed since. Without a compiler torch computes.
-$(VENV)/.native: $(wildcard kernels/cpu/native/*.*) | $(VENV)/.installed
+$(VENV)/.native: $(wildcard $(addprefix kernels/cpu/native/*.,cpp inc h py)) | $(VENV)/.installed
 	-$(BIN)/python kernels/cpu/native/build.py
 	@touch $@
 

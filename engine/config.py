@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 KVCacheDtype = Literal["auto", "fp8"]
 LoadFormat = Literal["safetensors", "dummy"]
 OpSetName = Literal["auto", "cpu", "reference", "triton"]
@@ -21,7 +21,9 @@ class EngineConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     load_format: LoadFormat = "safetensors"
     """`dummy`: random weights in the shapes that config.json names, for benchmarks."""
     precision: Precision = "auto"
-    """Type of weights, activations and KV cache. `auto`: bf16 on a GPU, fp32 on a processor."""
+    """Type of weights, activations and KV cache. `auto`: bf16 on a GPU, fp32 on a processor, which computes
+    in float32 whatever the weights are stored as. `int8`: weights in 8 bits, with a scale for each output,
+    and activations with one for each token; keys and values in bf16; on a processor."""
     kv_cache_dtype: KVCacheDtype = "auto"
     """`fp8`: keys and values in half the bytes of bf16, with a scale for each token's head; on a GPU."""
     ops: OpSetName = "auto"

@@ -36,6 +36,8 @@ def resolve(config: EngineConfig) -> EngineConfig:
     ops, device = _choose_ops(config)
     if config.device == "cuda" and device != "cuda":
         raise ConfigError(f"device is 'cuda', but the op set {ops!r} runs on the processor")
+    if config.precision == "int8" and ops != "cpu":
+        raise ConfigError(f"precision is 'int8': the op set {ops!r} has no such layers, only 'cpu' has")
     num_seqs, num_tokens, overlap = _DEFAULTS[device]
     num_seqs = config.max_num_seqs or num_seqs
     if config.kv_cache_dtype == "fp8" and ops == "cpu":
@@ -111,7 +113,7 @@ def _interprets() -> bool:
     return named in ("1", "true", "on", "yes", "y") and importlib.util.find_spec("triton") is not None
 
 
-def _choose_precision(config: EngineConfig, device: Device) -> Literal["fp32", "bf16", "fp16"]:
+def _choose_precision(config: EngineConfig, device: Device) -> Literal["fp32", "bf16", "fp16", "int8"]:
     if config.precision != "auto":
         return config.precision
     return "bf16" if device == "cuda" else "fp32"

@@ -20,7 +20,7 @@ from engine.models.fallback import load_fallback
 from engine.models.fallback_config import FallbackSizes, fallback_sizes
 from engine.models.families import spec_of
 from engine.models.folder import eos_token_ids, read_config, resolve_folder
-from engine.models.load import load_decoder
+from engine.models.load import STORED, load_decoder
 from engine.models.model import Model
 from engine.models.spec import DecoderSpec
 from engine.runner import RunnerSizes
@@ -60,7 +60,9 @@ def load(config: EngineConfig, on_phase: Callable[[str], None]) -> Loaded:
     if isinstance(described, DecoderSpec):
         model = load_decoder(folder, described, config, num_tokens, on_phase)
     else:
-        model = load_fallback(folder, hf_config, config, load_op_set(config.ops), on_phase)
+        model = load_fallback(
+            folder, hf_config, config, load_op_set(config.ops, STORED.get(config.precision)), on_phase
+        )
     if early is None:
         on_phase("measuring memory")
     sizes = early or runner_sizes(config, described, kv_cache_bytes(config, model, num_tokens))

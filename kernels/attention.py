@@ -35,7 +35,8 @@ class LayerCache:
     """Keys and values of one layer."""
 
     keys: Tensor
-    """[blocks, block_size, kv_heads, D] contiguous, of the model's dtype or FP8."""
+    """[blocks, block_size, kv_heads, D] contiguous, of the activations' dtype, FP8, or another that the op
+    set takes with it."""
     values: Tensor
     """Likewise."""
     key_scales: Tensor | None = None
@@ -139,11 +140,14 @@ def attention(ops: OpSet, q: Tensor, cache: LayerCache, plan: AttentionPlan, out
 
 
 def check_cache(cache: LayerCache, shape: tuple[int | None, ...], like: Tensor) -> None:
-    """Asserts that keys and values have this shape, and the dtype and device of `like`, or FP8 and scales."""
+    """Asserts that keys and values have this shape and the device of `like`, are floating point of one type,
+    and have scales if that is FP8."""
     is_fp8 = cache.keys.dtype == FP8
+    if not is_fp8:
+        check_float("cache.keys", cache.keys)
     parts = (("keys", cache.keys, cache.key_scales), ("values", cache.values, cache.value_scales))
     for name, stored, scales in parts:
-        check(f"cache.{name}", stored, shape, FP8 if is_fp8 else like.dtype, like.device)
+        check(f"cache.{name}", stored, shape, cache.keys.dtype, like.device)
         check_contiguous(f"cache.{name}", stored)
         assert (scales is not None) == is_fp8, f"cache.{name}: scales belong to FP8, and FP8 has them"
         if scales is not None:

@@ -38,8 +38,10 @@ def pack_linear(ops: OpSet, weight: Tensor, bias: Tensor | None) -> LinearWeight
 
 
 def linear(ops: OpSet, x: Tensor, weight: LinearWeight) -> Tensor:
-    """x: [T, K] contiguous, T ≥ 1. Returns a new contiguous [T, N]."""
-    check("x", x, (None, weight.in_features), weight.dtype, weight.device)
+    """x: [T, K] contiguous, T ≥ 1, of a type that the op set takes with this weight. Returns a new contiguous
+    [T, N] of x's type."""
+    check("x", x, (None, weight.in_features), x.dtype, weight.device)
+    check_float("x", x)
     check_contiguous("x", x)
     assert x.shape[0] >= 1, "x: no rows"
     return ops.linear(x, weight)

@@ -66,7 +66,8 @@ def moe(ops: OpSet, x: Tensor, weights: Tensor, ids: Tensor, experts: ExpertWeig
     x: [T, H] contiguous; weights: [T, k] float32; ids: [T, k] int64, each row's different. Returns a new
     contiguous [T, H] of x's dtype.
     """
-    check("x", x, (None, experts.hidden_size), experts.dtype, experts.device)
+    check("x", x, (None, experts.hidden_size), x.dtype, experts.device)
+    check_float("x", x)
     check_contiguous("x", x)
     check("weights", weights, (x.shape[0], None), torch.float32, x.device)
     check("ids", ids, tuple(weights.shape), torch.int64, x.device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from kernels.activation import Activation
@@ -46,22 +47,25 @@ class OpSet:
     apply_bitmask: Callable[[Tensor, TokenMasks], None]
     apply_penalties: Callable[[Tensor, SeenTokens], None]
     top_logprobs: Callable[[Tensor, Tensor, int], TopLogprobs]
+    computes_in: torch.dtype | None = None
+    """Of which type activations are, whatever that of the weights; None: they are of the weights'."""
     is_recordable: bool = False
     """Whether its operations wait for no device, so that they can be recorded in a CUDA graph."""
     reads_past_context: bool = False
     """Whether attention multiplies what lies past a context's end by 0, so that it has to be finite."""
 
 
-def load_op_set(name: str) -> OpSet:
+def load_op_set(name: str, stored: torch.dtype | None = None) -> OpSet:
     """The op set `cpu`, `reference` or `triton`. Each call makes one of its own, with its own scratch memory.
 
+    stored: what the weights of linear layers are packed as, by those sets that can; None: as they come.
     Raises ImportError where `triton` is asked for and not installed.
     """
     if name == "cpu":
         from kernels import cpu
         from kernels.cpu import native
 
-        return cpu.make_op_set(native.load())
+        return cpu.make_op_set(native.load(), stored)
     if name == "reference":
         from kernels import reference
 

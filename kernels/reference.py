@@ -130,7 +130,9 @@ def store_kv(keys: Tensor, values: Tensor, cache: LayerCache, slot_mapping: Tens
             x, scale = _to_fp8(x)
             scales.flatten(0, 1)[slot_mapping] = scale
         # By bytes: not every build of torch moves FP8.
-        stored.view(torch.uint8).flatten(0, 1)[slot_mapping] = x.contiguous().view(torch.uint8)
+        stored.view(torch.uint8).flatten(0, 1)[slot_mapping] = (
+            x.contiguous().to(stored.dtype).view(torch.uint8)
+        )
 
 
 def _to_fp8(x: Tensor) -> tuple[Tensor, Tensor]:

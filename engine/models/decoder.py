@@ -72,7 +72,7 @@ class Decoder:
         """Reads every parameter once; `on_layer` is called before each layer's are read."""
         self.spec = spec
         self.ops = ops
-        self.dtype = weights.dtype
+        self.dtype = ops.computes_in or weights.dtype
         self.device = weights.device
         self.is_recordable = ops.is_recordable
         self.vocab_size = spec.vocab_size
@@ -157,11 +157,11 @@ class Decoder:
         return torch.tanh(logits / cap) * cap if cap else logits
 
     def _embed(self, token_ids: Tensor, positions: Tensor) -> Tensor:
-        x = self._embedding[token_ids]
+        x = self._embedding[token_ids].to(self.dtype)
         if self.spec.embedding_multiplier != 1.0:
             x *= torch.tensor(self.spec.embedding_multiplier, dtype=self.dtype)
         if self._positions is not None:
-            x += self._positions[positions]
+            x += self._positions[positions].to(self.dtype)
         return x if self._embedding_norm is None else self._norm(x, self._embedding_norm)
 
     def _block(

@@ -15,10 +15,14 @@ from engine.models.spec import DecoderSpec
 from engine.models.weights import DummyWeights, Weights
 from kernels.opset import load_op_set
 
+STORED: Final[dict[Precision, torch.dtype]] = {"int8": torch.int8}
+"""As what linear layers are packed, where that is not the type that they are read in."""
+
 DTYPES: Final[dict[Precision, torch.dtype]] = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
+    "int8": torch.bfloat16,
 }
 
 
@@ -48,4 +52,6 @@ def load_decoder(
         on_phase(f"loading weights, layer {layer + 1} of {spec.num_layers}")
 
     with torch.inference_mode():
-        return Decoder(spec, load_op_set(config.ops), weights, num_positions, on_layer)
+        return Decoder(
+            spec, load_op_set(config.ops, STORED.get(config.precision)), weights, num_positions, on_layer
+        )

@@ -23,7 +23,7 @@ class Model(Protocol):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of activations and KV cache."""
+        """Of activations."""
         ...
 
     @property

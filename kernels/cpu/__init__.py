@@ -36,12 +36,12 @@ from kernels.opset import OpSet
 log = logging.getLogger(__name__)
 
 
-def make_op_set(library: ctypes.CDLL | None) -> OpSet:
+def make_op_set(library: ctypes.CDLL | None, stored: torch.dtype | None = None) -> OpSet:
     """library: the C++ kernels, see `kernels.cpu.native.load`; without one, the fastest of what this build of
-    torch has. What that lacks is said in the log."""
+    torch has. What that lacks is said in the log. stored: what weights are packed as; None: as they come."""
     attention: PagedAttention | CpuAttention
     if library is not None:
-        linears = PackedLinear(library)
+        linears = PackedLinear(library, stored)
         pack_linear, linear = linears.pack, linears.run
         attention = PagedAttention(library)
     else:
@@ -78,5 +78,6 @@ def make_op_set(library: ctypes.CDLL | None) -> OpSet:
         apply_bitmask=apply_bitmask,
         apply_penalties=apply_penalties,
         top_logprobs=top_logprobs,
+        computes_in=None if library is None else torch.float32,
         reads_past_context=library is None,
     )

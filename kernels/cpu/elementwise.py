@@ -55,8 +55,8 @@ def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def store_kv(keys: Tensor, values: Tensor, cache: LayerCache, slot_mapping: Tensor) -> None:
     """See `kernels.attention.store_kv`."""
     assert cache.key_scales is None, "this op set writes no FP8"
-    cache.keys.flatten(0, 1).index_copy_(0, slot_mapping, keys)
-    cache.values.flatten(0, 1).index_copy_(0, slot_mapping, values)
+    cache.keys.flatten(0, 1).index_copy_(0, slot_mapping, keys.to(cache.keys.dtype))
+    cache.values.flatten(0, 1).index_copy_(0, slot_mapping, values.to(cache.values.dtype))
 
 
 _PARTS = Parts(rms_norm, rotary, store_kv)

@@ -18,7 +18,8 @@ from kernels.linear import LinearWeight
 
 PANEL: Final = 32
 """Outputs that are packed together."""
-_KINDS: Final = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_INT8: Final = 3
+_KINDS: Final = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: _INT8}
 """As linear.h names them."""
 
 
@@ -30,29 +31,41 @@ class PackedWeight:
     bias: Tensor | None
     """[N] float32."""
     kind: int
+    scales: Tensor | None = None
+    """[N] float32: of int8, by what an output's sums are multiplied."""
+    offsets: Tensor | None = None
+    """[N] int32: of int8, what is taken from them first, as inputs are bytes without a sign."""
 
 
 class PackedLinear:
     """Linear layers by a library."""
 
-    def __init__(self, native: ctypes.CDLL) -> None:
+    def __init__(self, native: ctypes.CDLL, stored: torch.dtype | None = None) -> None:
+        """stored: what weights are packed as; None: as they come."""
         self._native = native
+        self._stored = stored
 
     def pack(self, weight: Tensor, bias: Tensor | None) -> LinearWeight:
         """See `kernels.linear.pack_linear`."""
         out_features, in_features = weight.shape
-        kind = _KINDS[weight.dtype]
-        packed = torch.empty(-(-out_features // PANEL) * PANEL * in_features, dtype=weight.dtype)
+        stored = self._stored or weight.dtype
+        kind, depth = _KINDS[stored], in_features
+        scales = offsets = None
+        if kind == _INT8:
+            depth = -(-in_features // 4) * 4
+            scales = torch.empty(out_features)
+            offsets = torch.empty(out_features, dtype=torch.int32)
+        packed = torch.empty(-(-out_features // PANEL) * PANEL * depth, dtype=stored)
         status = self._native.penstock_pack_linear(
             ctypes.c_void_p(weight.data_ptr()),
             TYPES[weight.dtype],
             *(out_features, in_features, kind),
             ctypes.c_void_p(packed.data_ptr()),
-            None,
-            None,
+            _pointer(scales),
+            _pointer(offsets),
         )
         assert status == 0, "a kind of weight that the library does not know"
-        data = PackedWeight(packed, None if bias is None else bias.float(), kind)
+        data = PackedWeight(packed, None if bias is None else bias.float(), kind, scales, offsets)
         return LinearWeight(data, bias, in_features, out_features, weight.dtype, weight.device)
 
     def run(self, x: Tensor, weight: LinearWeight) -> Tensor:
@@ -64,9 +77,9 @@ class PackedLinear:
             ctypes.byref(
                 Linear(
                     data.weight.data_ptr(),
-                    None,
-                    None,
-                    None if data.bias is None else data.bias.data_ptr(),
+                    _pointer(data.scales),
+                    _pointer(data.offsets),
+                    _pointer(data.bias),
                     *(x.data_ptr(), out.data_ptr(), x.stride(0)),
                     *(x.shape[0], weight.in_features, weight.out_features),
                     *(data.kind, TYPES[x.dtype]),
@@ -75,3 +88,7 @@ class PackedLinear:
         )
         assert status == 0, "types that the library does not know"
         return out
+
+
+def _pointer(tensor: Tensor | None) -> ctypes.c_void_p | None:
+    return None if tensor is None else ctypes.c_void_p(tensor.data_ptr())

@@ -31,6 +31,7 @@ extern "C" __attribute__((visibility("default"))) int penstock_attention(const P
     bool done = false;
     if (a->q_type == PENSTOCK_FLOAT32 && a->cache_type == PENSTOCK_FLOAT32) done = run_chunks<float, float>(*a);
     if (a->q_type == PENSTOCK_FLOAT32 && a->cache_type == PENSTOCK_BFLOAT16) done = run_chunks<float, BFloat16>(*a);
+    if (a->q_type == PENSTOCK_FLOAT32 && a->cache_type == PENSTOCK_FLOAT16) done = run_chunks<float, Float16>(*a);
     if (a->q_type == PENSTOCK_BFLOAT16 && a->cache_type == PENSTOCK_BFLOAT16)
         done = run_chunks<BFloat16, BFloat16>(*a);
     if (a->q_type == PENSTOCK_FLOAT16 && a->cache_type == PENSTOCK_FLOAT16)
