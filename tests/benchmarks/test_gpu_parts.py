@@ -242,3 +242,35 @@ def test_what_is_missing_is_named_and_how_to_lay_it_beside(tmp_path: Path) -> No
         "llguidance",
         "engine.engine",
     }
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["benchmarks.gpu", "--parts", "nosuch"], "invalid choice: 'nosuch'"),
+        (["benchmarks.gpu", "--minutes", "0"], "--minutes: more than 0"),
+        (["benchmarks.engine", "--kv-cache-dtype", "fp9"], "invalid choice: 'fp9'"),
+        (["benchmarks.engine", "--peer", "nosuch"], "invalid choice: 'nosuch'"),
+        (["benchmarks.engine", "--verdict", "nowhere.json"], "there is no file nowhere.json"),
+        (["benchmarks.engine", "--repeat", "0"], "--repeat: at least 1"),
+    ],
+)
+def test_wrong_flags_are_named(command: list[str], words: str) -> None:
+    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert words in done.stderr
+
+
+def test_without_a_gpu_it_says_so_at_once_and_leaves_nothing() -> None:
+    results = ROOT / "benchmarks" / "results"
+    before = {path for path in results.rglob("*") if path.is_file()}
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert done.returncode == 2
+    assert done.stdout.splitlines()[-1].startswith("no GPU here: nothing was proved and nothing measured")
+    assert {path for path in results.rglob("*") if path.is_file()} == before
