@@ -62,6 +62,8 @@ CASES = [
     Case(DECODES, shape_of(256, 1, 16, window=100, soft_cap=2.0), 16),
     Case(DECODES, shape_of(32, 1, 71), 16),
     Case([(1, 1000)], shape_of(64, 1, 4), 16),
+    Case([(1, 15), (3, 31)], shape_of(32, 1, 9), 16),  # a token short of full blocks
+    Case([(1, 33), (2, 16)], shape_of(32, 1, 12, window=9, alibi=True), 16),
 ]
 """Pairwise: head size, group, features, block size, dtype of the cache; for prompts, chunks, decodes."""
 
