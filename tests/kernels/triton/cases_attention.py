@@ -188,6 +188,8 @@ _LAUNCHES: list[tuple[AttentionShape, int, torch.dtype, bool, int, int]] = [
     (shape_of(64, 2, 4, window=1000), 1, _FP32, True, 4, 16),
     (shape_of(256, 2, 1), 1, _FP32, False, 1, 8),
     (shape_of(256, 2, 1, window=1000), 64, _FP32, True, 1, 8),
+    (shape_of(64, 2, 4), 1, _FP16, False, 4, 16),
+    (shape_of(64, 2, 4, window=1000, alibi=True), 1, _BF16, False, 1, 16),
 ]
 COMPILED: list[tuple[str, Callable[[], None]]] = [
     (" ".join(map(str, arguments)), partial(_compiled, *arguments)) for arguments in _LAUNCHES

@@ -110,7 +110,7 @@ def test_the_kept_set_is_exact(filters: tuple[int, float, float]) -> None:
 
 def test_draws_follow_the_distribution() -> None:
     probabilities = [0.02, 0.30, 0.05, 0.25, 0.10, 0.03, 0.20, 0.05]
-    rows = 400 if DEVICE == "cuda" else 260
+    rows = 400 if DEVICE == "cuda" else 160
     logits = torch.full((rows, 2100), -torch.inf, device=DEVICE)
     places = torch.tensor([0, 5, 63, 64, 1000, 2047, 2048, 2099], device=DEVICE)  # in both chunks
     logits[:, places] = torch.tensor(probabilities, device=DEVICE).log()
@@ -178,42 +178,3 @@ def test_no_rows() -> None:
     empty = torch.empty(0, device=DEVICE)
     params = SamplingTensors(empty, empty.long(), empty, empty, True, True, True)
     assert sample(torch.empty(0, 100, device=DEVICE), empty, params).shape == (0,)
-
-
-def test_top_p_ends_between_light_tokens() -> None:
-    """A goal that is a little too low would let go of the token that the draw falls on."""
-    logits = torch.full((1, 3000), -20.0, device=DEVICE)
-    for token, mass in ((5, 0.93), (700, 0.04), (1500, 0.03)):
-        logits[0, token] = math.log(mass)
-    params = params_of([(0, 0.97, 0.0)], [1.0])
-    assert sample(logits, torch.tensor([0.965], device=DEVICE), params).tolist() == [700]
-
-
-@pytest.mark.parametrize("top_k", [1, 7, 40])
-def test_the_token_after_the_last_of_top_k_is_never_drawn(top_k: int) -> None:
-    logits = torch.full((1, 3000), -30.0, device=DEVICE)
-    held = torch.arange(top_k + 1, device=DEVICE) * 37
-    logits[0, held] = -0.001 * torch.arange(top_k + 1, device=DEVICE)  # the last is the least of those held
-    drawn = sample(logits, torch.tensor([BELOW_ONE], device=DEVICE), params_of([(top_k, 1.0, 0.0)], [1.0]))
-    assert drawn.tolist() == [int(held[top_k - 1])]
-
-
-def test_top_p_counts_what_lies_outside_the_tokens_it_holds() -> None:
-    """30 % of the mass is spread thin: 70 % of all are reached only at the last of three heavy tokens."""
-    logits = torch.full((1, 20_000), math.log(0.3 / 19_997), device=DEVICE)
-    for token, mass in ((11, 0.3), (5000, 0.3), (12_345, 0.1)):
-        logits[0, token] = math.log(mass)
-    uniforms = torch.tensor([0.95], device=DEVICE)
-    params = params_of([(0, 0.69, 0.0)], [1.0])
-    drawn = sample(logits, uniforms, params)
-    assert_draws(logits, uniforms, params, drawn)
-    assert drawn.tolist() == [12_345]
-
-
-def test_more_equals_than_are_held_are_all_kept(reference: OpSet) -> None:
-    """6,000 equal tokens in few groups: the list of candidates must not be cut short."""
-    logits = torch.full((1, 20_000), -30.0, device=DEVICE)
-    logits[0, 1000:7000] = 0.0
-    params = params_of([(10, 1.0, 0.0)], [1.0])
-    uniforms = torch.tensor([0.9], device=DEVICE)
-    assert sample(logits, uniforms, params).tolist() == reference.sample(logits, uniforms, params).tolist()
