@@ -142,4 +142,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        sys.exit("ended by Ctrl-C")
+        print("ended by Ctrl-C", file=sys.stderr)
+        sys.exit(130)

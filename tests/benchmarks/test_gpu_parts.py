@@ -30,7 +30,7 @@ def _script(code: str) -> list[str]:
 def test_parts_that_crash_hang_and_fail_cost_only_themselves(tmp_path: Path) -> None:
     hanging = """
         import signal, subprocess, sys, time
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         print("child", child.pid, flush=True)
         time.sleep(600)
@@ -54,6 +54,26 @@ def test_parts_that_crash_hang_and_fail_cost_only_themselves(tmp_path: Path) -> 
     assert not _is_alive(child), "what a part has started ends with it"
     assert [result.proves for result in results] == [True, True, False, False, True]
     assert "== passing" in (tmp_path / "log.txt").read_text()
+
+
+def test_a_part_that_is_out_of_time_ends_what_it_started_elsewhere(tmp_path: Path) -> None:
+    """In a group of its own: a signal to the part's group does not reach it."""
+    parent = """
+        import signal, subprocess, sys, time
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        code = "import time; time.sleep(600)"
+        child = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+        print("child", child.pid, flush=True)
+        try:
+            time.sleep(600)
+        finally:
+            child.kill()
+    """
+    with (tmp_path / "log.txt").open("w") as log:
+        result = run_part(Part("hanging", _script(parent), GRACE_S + 3), GRACE_S + 3, log)
+    assert result.ending == "timed out"
+    (line,) = [line for line in result.output if line.startswith("child ")]
+    assert not _is_alive(int(line.split()[1]))
 
 
 def _is_alive(pid: int) -> bool:
