@@ -46,6 +46,8 @@ def main() -> int:
         verdict = verdict_on_engine(outcomes)
         print(f"equality tests: {summary(outcomes)}", flush=True)
     sessions = plans.repeated(_sessions(args), args.repeat)
+    for session in sessions:
+        print(f"{session.label}, {session.model}: {', '.join(session.workloads)}", flush=True)
     device = sessions[0].device
     rates = _rates(device, sessions[0].precision)
     result: dict[str, Any] = {
@@ -75,10 +77,12 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--plan", choices=plans.PLANS, help="a list of sessions, instead of the next options")
     parser.add_argument("--predict", action="store_true", help="print the ceilings of an H100 as Markdown")
     parser.add_argument("--model", choices=SHAPES, help="default: qwen3-0.6b, or tiny for the tiny workload")
-    parser.add_argument("--workload", nargs="+", choices=WORKLOADS, default=["nano-vllm"])
+    parser.add_argument(
+        "--workload", nargs="+", choices=WORKLOADS, help="default: nano-vllm; without a GPU, the plan cpu"
+    )
     parser.add_argument("--ops", choices=("auto", "triton", "cpu", "reference"), default="auto")
     parser.add_argument("--precision", nargs="+", choices=("fp32", "bf16", "fp16"))
-    parser.add_argument("--kv-cache-dtype", nargs="+", default=["auto"], help="auto, fp8, or both")
+    parser.add_argument("--kv-cache-dtype", nargs="+", choices=("auto", "fp8"), default=["auto"])
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=JSON", help="further engine settings")
     parser.add_argument("--peer", nargs="*", default=["transformers"], help="transformers, vllm[=PYTHON]")
     parser.add_argument("--repeat", type=int, default=1, help="times, in alternating order; prints medians")
@@ -87,13 +91,26 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--verify-limit", type=float, default=300, help="seconds for them")
     parser.add_argument("--verdict", type=Path, help="what the equality tests of this run found")
     parser.add_argument("--out", type=Path, default=RESULTS / "engine.json")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.verdict is not None and not args.verdict.is_file():
+        parser.error(f"argument --verdict: there is no file {args.verdict}")
+    if args.repeat < 1:
+        parser.error("argument --repeat: at least 1 is needed")
+    for peer in args.peer:
+        if peer.partition("=")[0] not in ("transformers", "vllm"):
+            parser.error(
+                f"argument --peer: invalid choice: {peer!r} (choose from 'transformers', 'vllm[=PYTHON]')"
+            )
+    return args
 
 
 def _sessions(args: argparse.Namespace) -> list[Session]:
     if args.plan:
         return plans.PLANS[args.plan]()
     device = "cuda" if args.ops in ("auto", "triton") and _has_gpu() else "cpu"
+    if not args.workload and device == "cpu":
+        return plans.cpu_plan()  # the other would take hours
+    args.workload = args.workload or ["nano-vllm"]
     settings = {name: json.loads(value) for name, value in (item.split("=", 1) for item in args.set)}
     options = [{"ops": args.ops, "kv_cache_dtype": kv, **settings} for kv in args.kv_cache_dtype]
     model = args.model or ("tiny" if args.workload == ["tiny"] else "qwen3-0.6b")
@@ -122,4 +139,8 @@ def _rates(device: str, precision: str) -> Rates | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("ended by Ctrl-C", file=sys.stderr)
+        sys.exit(130)

@@ -8,6 +8,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 from benchmarks.engine.device_profile import profile_steps
@@ -32,6 +33,7 @@ def settings_of(session: Session, folder: Path, longest: int) -> dict[str, Any]:
         "model": str(folder),
         "load_format": "dummy",
         "precision": session.precision,
+        "device": session.device,
         "max_model_len": -(-longest // 16) * 16,
         **(limits if on_device else small),
         **session.options,
@@ -43,11 +45,13 @@ def run(session: Session, folder: Path, workloads: list[Workload], report: Repor
     longest = max(workload.longest for workload in workloads)
     settings = settings_of(session, folder, longest)
     start = time.perf_counter()
-    engine = Engine(EngineConfig(**settings))
+    # By way of JSON, which checks names and values: what a flag says may be anything.
+    engine = Engine(msgspec.json.decode(msgspec.json.encode(settings), type=EngineConfig))
     report.startup_s = time.perf_counter() - start
     report.details = {
         "settings": {name: value for name, value in settings.items() if name != "model"},
         "ops": engine.runner.model.ops.name,
+        "device": engine.config.device,
         "num_blocks": engine.sizes.num_blocks,
         "threads": torch.get_num_threads(),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from dataclasses import replace
 from typing import Any
@@ -17,9 +18,11 @@ def gpu_plan() -> list[Session]:
     """What one call of some minutes measures."""
     ours = Session("ours", "qwen3-0.6b", DEVICE_WORKLOADS, "cuda", "bf16", limit_s=130)
     fp8 = {"kv_cache_dtype": "fp8"}
+    vllm = [replace(ours, system="vllm", workloads=["nano-vllm"], limit_s=120)]
     return [
         ours,
         replace(ours, system="transformers", workloads=["nano-vllm"], limit_s=90),
+        *(vllm if importlib.util.find_spec("vllm") else []),
         replace(ours, workloads=["nano-vllm"], options=fp8, limit_s=60),
         replace(ours, model="llama-3.1-8b", workloads=["nano-vllm", "small-batch-1"], limit_s=90),
         replace(ours, model="qwen3-8b", workloads=["nano-vllm"], limit_s=80),

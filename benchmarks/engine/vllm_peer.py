@@ -14,7 +14,7 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 def run(session: Session, folder: Path, workloads: list[Workload], report: Report, out: Path) -> None:
     """One engine for all workloads, with its own defaults but for the window and the rows of a batch."""
-    from vllm import LLM  # type: ignore[import-not-found]
+    from vllm import LLM  # type: ignore[import-not-found]  # a peer: there on few machines
 
     start = time.perf_counter()
     llm = LLM(
@@ -41,7 +41,7 @@ def run(session: Session, folder: Path, workloads: list[Workload], report: Repor
 
 def _generate(llm: Any, jobs: list[Job], temperature: float) -> int:
     """Output tokens in all."""
-    from vllm import SamplingParams  # type: ignore[import-not-found]
+    from vllm import SamplingParams  # type: ignore[import-not-found]  # a peer: there on few machines
 
     params = [
         SamplingParams(temperature=temperature, ignore_eos=True, max_tokens=job.max_tokens, detokenize=False)

@@ -79,9 +79,10 @@ def run_part(part: Part, limit_s: float, log: IO[str]) -> PartResult:
         process.wait(allowed)
     except subprocess.TimeoutExpired:
         timed_out = True
-        _signal(process, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(GRACE_S)
+        _interrupt(process)
+    except KeyboardInterrupt:
+        _interrupt(process)
+        raise
     finally:
         _signal(process, signal.SIGKILL)
         process.wait()
@@ -110,6 +111,14 @@ def python(*arguments: str) -> list[str]:
 def _environment() -> dict[str, str]:
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def _interrupt(process: subprocess.Popen[bytes]) -> None:
+    """As Ctrl-C does it: a part then ends what it has started in groups of their own, which no signal to its
+    own group reaches, and which on a GPU would keep its memory."""
+    _signal(process, signal.SIGINT)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(GRACE_S)
 
 
 def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:

@@ -87,20 +87,26 @@ def run_files(
     outcomes: list[Outcome] = []
     end = time.monotonic() + limit_s
     with tempfile.TemporaryDirectory() as place:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                running.append(_start(*waiting.pop(0), Path(place)))
-            time.sleep(POLL_S)
-            is_late = time.monotonic() > end
-            ended = [one for one in running if is_late or one.process.poll() is not None or one.is_stuck]
-            running = [one for one in running if one not in ended]
-            for one in ended:
-                outcomes += one.end()
-            if is_late:
-                outcomes += [Outcome(file.name, "timed out", message="never started") for file, _ in waiting]
-                waiting = []
-            if ended:
-                _write(outcomes, out)
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    running.append(_start(*waiting.pop(0), Path(place)))
+                time.sleep(POLL_S)
+                is_late = time.monotonic() > end
+                ended = [one for one in running if is_late or one.process.poll() is not None or one.is_stuck]
+                running = [one for one in running if one not in ended]
+                for one in ended:
+                    outcomes += one.end()
+                if is_late:
+                    outcomes += [
+                        Outcome(file.name, "timed out", message="never started") for file, _ in waiting
+                    ]
+                    waiting = []
+                if ended:
+                    _write(outcomes, out)
+        finally:  # of Ctrl-C, too
+            for one in running:
+                one.end()
     return outcomes
 
 

@@ -10,6 +10,11 @@ from pathlib import Path
 from benchmarks.gpu.outcomes import Outcome
 
 NOT_VERIFIED = "not verified"
+TESTED_IN = {
+    **dict.fromkeys(("argmax", "logprob", "mask", "penalty", "philox"), "logits"),
+    "linear": "rotary",
+}
+"""Operations whose tests are in a file of another name: tests/kernels/triton/test_logits.py, for one."""
 
 
 @dataclass(frozen=True)
@@ -17,12 +22,14 @@ class Verdict:
     """True: its tests ran and passed; False: one did not. What is missing was not tested."""
 
     ops: dict[str, bool] = field(default_factory=dict)
-    """By the name of the operation's file in kernels/."""
+    """By the name of the test file: of the operation's file in kernels/, or what `TESTED_IN` says."""
     engine: dict[str, bool] = field(default_factory=dict)
     """By precision: fp32, bf16, fp16, and `fp8 KV` beside it."""
 
     def of_op(self, name: str) -> bool:
-        return self.ops.get(name, False)
+        """name: of the operation's file in kernels/."""
+        # The processor's tests, which --cpu runs, have a file for each.
+        return self.ops.get(TESTED_IN.get(name, name), self.ops.get(name, False))
 
     def of_engine(self, precision: str, kv_cache_dtype: str = "auto") -> bool:
         """Whether a run of this precision, and of this cache, may name its speed."""

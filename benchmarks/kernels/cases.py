@@ -156,7 +156,7 @@ def _once(
         heads = {"tokens": tokens, **_heads(s, cache_e)}
         yield Case("rotary", "rotary", s.name, words, heads, found, 3)
         found = cost.store_kv(tokens, s.num_kv_heads, s.head_dim, e, cache_e)
-        yield Case("store_kv", "attention", s.name, words, heads, found, 3)
+        yield Case("store_kv", "qkv", s.name, words, heads, found, 3)
         found = cost.moe(tokens, **experts, e=e)
         yield Case("moe", "moe", model, words, {"tokens": tokens, **experts}, found, 2)
         found = cost.route(tokens, experts["num_experts"], experts["top_k"], e)

@@ -30,7 +30,7 @@ def _script(code: str) -> list[str]:
 def test_parts_that_crash_hang_and_fail_cost_only_themselves(tmp_path: Path) -> None:
     hanging = """
         import signal, subprocess, sys, time
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         print("child", child.pid, flush=True)
         time.sleep(600)
@@ -54,6 +54,26 @@ def test_parts_that_crash_hang_and_fail_cost_only_themselves(tmp_path: Path) -> 
     assert not _is_alive(child), "what a part has started ends with it"
     assert [result.proves for result in results] == [True, True, False, False, True]
     assert "== passing" in (tmp_path / "log.txt").read_text()
+
+
+def test_a_part_that_is_out_of_time_ends_what_it_started_elsewhere(tmp_path: Path) -> None:
+    """In a group of its own: a signal to the part's group does not reach it."""
+    parent = """
+        import signal, subprocess, sys, time
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        code = "import time; time.sleep(600)"
+        child = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+        print("child", child.pid, flush=True)
+        try:
+            time.sleep(600)
+        finally:
+            child.kill()
+    """
+    with (tmp_path / "log.txt").open("w") as log:
+        result = run_part(Part("hanging", _script(parent), GRACE_S + 3), GRACE_S + 3, log)
+    assert result.ending == "timed out"
+    (line,) = [line for line in result.output if line.startswith("child ")]
+    assert not _is_alive(int(line.split()[1]))
 
 
 def _is_alive(pid: int) -> bool:
@@ -242,3 +262,35 @@ def test_what_is_missing_is_named_and_how_to_lay_it_beside(tmp_path: Path) -> No
         "llguidance",
         "engine.engine",
     }
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["benchmarks.gpu", "--parts", "nosuch"], "invalid choice: 'nosuch'"),
+        (["benchmarks.gpu", "--minutes", "0"], "--minutes: more than 0"),
+        (["benchmarks.engine", "--kv-cache-dtype", "fp9"], "invalid choice: 'fp9'"),
+        (["benchmarks.engine", "--peer", "nosuch"], "invalid choice: 'nosuch'"),
+        (["benchmarks.engine", "--verdict", "nowhere.json"], "there is no file nowhere.json"),
+        (["benchmarks.engine", "--repeat", "0"], "--repeat: at least 1"),
+    ],
+)
+def test_wrong_flags_are_named(command: list[str], words: str) -> None:
+    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert words in done.stderr
+
+
+def test_without_a_gpu_it_says_so_at_once_and_leaves_nothing() -> None:
+    results = ROOT / "benchmarks" / "results"
+    before = {path for path in results.rglob("*") if path.is_file()}
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert done.returncode == 2
+    assert done.stdout.splitlines()[-1].startswith("no GPU here: nothing was proved and nothing measured")
+    assert {path for path in results.rglob("*") if path.is_file()} == before

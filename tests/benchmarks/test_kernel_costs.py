@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.gpu.verdict import TESTED_IN, Verdict
 from benchmarks.kernels import cost
 from benchmarks.kernels.__main__ import CPU_CASES, NO_GPU
 from benchmarks.kernels.cases import Case, all_cases
@@ -90,3 +91,12 @@ def test_speeds_of_tested_operations_alone_are_printed(tmp_path: Path) -> None:
     assert saved["verdict"]["ops"] == {"norm": True, "argmax": False}
     assert {row["op"] for row in saved["rows"]} == {"rms_norm", "argmax", "rotary"}
     assert all(row["seconds"] > 0 for row in saved["rows"])
+
+
+def test_every_operation_has_tests_that_speak_for_it() -> None:
+    """Else its speeds would never be printed."""
+    folder = ROOT / "tests" / "kernels" / "triton"
+    for case in all_cases():
+        tested = TESTED_IN.get(case.file, case.file)
+        assert (folder / f"test_{tested}.py").is_file(), case.name
+        assert Verdict(ops={tested: True}).of_op(case.file)

@@ -13,7 +13,7 @@ import torch
 
 from engine import device
 from engine.config import EngineConfig
-from engine.device import resolve
+from engine.device import resolve, set_arithmetic
 from engine.errors import ConfigError
 
 
@@ -134,3 +134,22 @@ def test_settings_that_contradict_each_other(machine: Machine) -> None:
     machine.has(gpu=True, usable=True)
     with pytest.raises(ConfigError, match="device is 'cuda', but the op set 'cpu' runs on the processor"):
         resolve(config(ops="cpu", device="cuda"))
+
+
+@pytest.mark.parametrize("of_device", ["cuda", "cpu"])
+def test_arithmetic_is_set_for_a_gpu_alone(of_device: device.Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    switches = ("allow_bf16_reduced_precision_reduction", "allow_fp16_reduced_precision_reduction")
+    asked: list[str] = []
+    # Not set for real: on a processor too it would change the products of later tests.
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.append)
+    matmul = torch.backends.cuda.matmul
+    before = [getattr(matmul, name) for name in switches]
+    try:
+        for name in switches:
+            setattr(matmul, name, True)
+        set_arithmetic(of_device)
+        assert asked == (["highest"] if of_device == "cuda" else [])
+        assert [getattr(matmul, name) for name in switches] == [of_device == "cpu"] * 2
+    finally:
+        for name, value in zip(switches, before, strict=True):
+            setattr(matmul, name, value)

@@ -12,9 +12,10 @@ import torch
 from engine.graphs import DecodeGraphs, DecodeInputs, ladder
 from engine.inputs import StepArrays
 from engine.kv_cache import KVStorage, block_bytes
-from engine.request import Request
+from engine.request import Request, RequestParams, Sample
 from engine.transfer import Download, Uploader, pack, unpack
 from kernels.attention import FP8
+from tests.engine.on_device import engine_on_device
 from tests.engine.run import engine_of, greedy, run, tokens_of
 from tests.engine.tiny_models import random_prompts
 
@@ -90,6 +91,35 @@ def test_decodes_are_padded_with_rows_that_belong_to_nobody() -> None:
         "rows": [5, 0, 3, 6],
         "context_lens": [9, 2, 33, 1],
     }
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_overlapped_steps_give_what_the_plain_runner_gives(
+    graphs: bool, tiny_model: Callable[[str], Path]
+) -> None:
+    """Samples share a partial block, which is copied; rows come and go, so that theirs differ from places."""
+
+    def requests() -> list[Request]:
+        return [
+            Request(
+                request_id=str(i),
+                prompt_token_ids=prompt,
+                params=RequestParams(
+                    max_tokens=4 + 3 * (i % 4), seed=i, temperature=1.0, repetition_penalty=1.5
+                ),
+                samples=[Sample(index=index) for index in range(1 + i % 2)],
+            )
+            for i, prompt in enumerate(random_prompts(10, longest=14))
+        ]
+
+    settings = {"block_size": 4, "max_num_seqs": 5, "max_num_batched_tokens": 12, "num_blocks": 24}
+    folder = tiny_model("qwen3")
+    plain = run(engine_of(folder, **settings), requests())
+    device = run(engine_on_device(folder, graphs=graphs, overlap=1, **settings), requests())
+    for request in requests():
+        for sample in request.samples:
+            want = tokens_of(plain[request.request_id], sample.index)
+            assert tokens_of(device[request.request_id], sample.index) == want
 
 
 def test_an_fp8_cache_answers_almost_as_the_exact_one(tiny_model: Callable[[str], Path]) -> None:

@@ -117,7 +117,12 @@ def _generate(case: Case, folder: Path, prompts: list[list[int]]) -> list[list[i
         **WAYS[case.way],
         **case.settings,
     }
-    engine = engine_of(folder, ops=case.ops, precision=case.precision, **settings)
+    device = (
+        "cuda" if HAS_GPU else "auto"
+    )  # by name: an engine that cannot use the GPU must not stand for one
+    engine = engine_of(folder, ops=case.ops, device=device, precision=case.precision, **settings)
+    assert engine.runner.model.ops.name == case.ops
+    assert engine.config.device == ("cuda" if HAS_GPU else "cpu")
     requests = [
         Request(request_id=str(i), prompt_token_ids=prompt, params=greedy(scale.max_tokens))
         for i, prompt in enumerate(prompts)

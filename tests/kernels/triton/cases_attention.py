@@ -62,6 +62,8 @@ CASES = [
     Case(DECODES, shape_of(256, 1, 16, window=100, soft_cap=2.0), 16),
     Case(DECODES, shape_of(32, 1, 71), 16),
     Case([(1, 1000)], shape_of(64, 1, 4), 16),
+    Case([(1, 15), (3, 31)], shape_of(32, 1, 9), 16),  # a token short of full blocks
+    Case([(1, 33), (2, 16)], shape_of(32, 1, 12, window=9, alibi=True), 16),
 ]
 """Pairwise: head size, group, features, block size, dtype of the cache; for prompts, chunks, decodes."""
 
@@ -186,6 +188,8 @@ _LAUNCHES: list[tuple[AttentionShape, int, torch.dtype, bool, int, int]] = [
     (shape_of(64, 2, 4, window=1000), 1, _FP32, True, 4, 16),
     (shape_of(256, 2, 1), 1, _FP32, False, 1, 8),
     (shape_of(256, 2, 1, window=1000), 64, _FP32, True, 1, 8),
+    (shape_of(64, 2, 4), 1, _FP16, False, 4, 16),
+    (shape_of(64, 2, 4, window=1000, alibi=True), 1, _BF16, False, 1, 16),
 ]
 COMPILED: list[tuple[str, Callable[[], None]]] = [
     (" ".join(map(str, arguments)), partial(_compiled, *arguments)) for arguments in _LAUNCHES

@@ -74,6 +74,24 @@ def test_any_number_of_splits_gives_the_same(
     assert_close(run(paged, reference, num_splits), expected_of(paged, reference), looser(dtype))
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("num_decodes", "num_splits"), [(0, 1), (1, 3), (2, 1), (2, 3)], ids=lambda number: str(number)
+)
+def test_decodes_before_prompts_may_have_a_launch_of_their_own(
+    num_decodes: int, num_splits: int, dtype: torch.dtype, reference: OpSet
+) -> None:
+    """All of them, some, or none: decodes that are not counted go with the prompts."""
+    paged = paged_of(Case([(1, 40), (1, 131), (5, 9), (1, 17)], shape_of(32, 1, 2)), dtype)
+    metadata = replace(paged.metadata, num_decodes=num_decodes)
+    plan = plan_attention(metadata, paged.shape)
+    assert isinstance(plan, TritonPlan)
+    queries = [part.metadata.max_query_len for part in plan.parts]
+    assert queries == ([1, 5] if num_decodes else [5])
+    got = run(replace(paged, metadata=metadata), reference, num_splits)
+    assert_close(got, expected_of(paged, reference), looser(dtype))
+
+
 @pytest.mark.skipif(DEVICE != "cuda", reason="the interpreter always decodes by integer arithmetic")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", [case for case in CASES if case.is_fp8], ids=str)

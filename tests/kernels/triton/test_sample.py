@@ -145,6 +145,35 @@ def test_a_row_is_the_same_in_any_batch() -> None:
         assert torch.equal(part, whole[rows]), rows
 
 
+EDGES = [
+    # The bound by peaks asks for a bit more than top_p, never for less: the uniform is in the last kept.
+    ("the least kept by top_p", 3000, {5: 0.93, 700: 0.04, 1500: 0.03}, (0, 0.97, 0.0), 0.965, 700),
+    # Of a group's two, one is above the third peak: four are held, and the fourth is not kept.
+    ("one more than top_k", 3000, {5: 0.5, 6: 0.2, 700: 0.2, 1500: 0.1}, (3, 1.0, 0.0), 0.95, 700),
+    # top_p is a share of the row, not of the 71 % that are held.
+    ("mass that is not held", 20_000, {5: 0.4, 700: 0.2, 1500: 0.11}, (0, 0.7, 0.0), 0.98, 1500),
+    # All are equal, so all are kept.
+    ("more than are held", 6000, {}, (0, 1.0, 0.5), 0.9, 5400),
+]
+"""Name, vocabulary, probabilities (others share the rest), filters, uniform, the token that it draws."""
+
+
+@pytest.mark.parametrize(
+    ("vocab_size", "heavy", "filters", "uniform", "token"), [e[1:] for e in EDGES], ids=[e[0] for e in EDGES]
+)
+def test_edges_of_what_is_held(
+    vocab_size: int, heavy: dict[int, float], filters: tuple[int, float, float], uniform: float, token: int
+) -> None:
+    rest = max(1 - sum(heavy.values()), 1e-6) / (vocab_size - len(heavy))
+    logits = torch.full((1, vocab_size), math.log(rest), device=DEVICE)
+    for heavy_token, probability in heavy.items():
+        logits[0, heavy_token] = math.log(probability)
+    uniforms, params = torch.tensor([uniform], device=DEVICE), params_of([filters], [1.0])
+    drawn = sample(logits, uniforms, params)
+    assert_draws(logits, uniforms, params, drawn)
+    assert abs(drawn.item() - token) <= (0 if heavy else 1)  # where all are equal, the boundary is rounded
+
+
 def test_no_rows() -> None:
     empty = torch.empty(0, device=DEVICE)
     params = SamplingTensors(empty, empty.long(), empty, empty, True, True, True)
