@@ -11,6 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
+KV_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 2}
+"""Of one element, in a precision of ours."""
 FP8_SCALE_BYTES = 4
 """Of each token's head in an FP8 cache, see kernels/attention.py."""
 
