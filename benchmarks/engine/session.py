@@ -32,6 +32,8 @@ class Session:
     program: str = ""
     """Of a system that is no Python: its file or folder."""
     limit_s: float = 600.0
+    note: str = ""
+    """Why there is another session of this system, where there is: part of its label."""
 
     @property
     def label(self) -> str:
@@ -43,7 +45,9 @@ class Session:
             words[0] = f"ours ({self.options.get('ops', 'auto')})"
             if self.options.get("kv_cache_dtype", "auto") != "auto":
                 words.append(f"{self.options['kv_cache_dtype']} KV")
-        return " ".join(words)
+        if self.system == "redis":
+            words[0] = f"through Redis ({self.options.get('ops', 'auto')})"
+        return " ".join([*words, *([self.note] if self.note else [])])
 
 
 @dataclass
