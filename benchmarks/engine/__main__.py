@@ -5,8 +5,8 @@ and all tokens/s, how many times as fast as the fastest peer, the share of the c
 device's waits for the host, memory and start-up time. Our speeds are printed only where the equality tests of
 their precision passed in the same run: `--verify` runs them first, `--verdict FILE` takes what
 `benchmarks.gpu` found. On a processor `--gate` measures the accuracy of each precision instead (see
-`gate.py`). `--plan gpu` is the list of that script, most important first; `--plan cpu` the whole comparison on
-a processor (`make bench-engine-cpu`). `--predict` prints the ceilings of an H100 without measuring anything.
+`gate.py`). `--plan gpu` is the list of that script, most important first; `--plan cpu` the comparison on a
+processor (`make bench-engine-cpu`). `--predict` prints the ceilings of an H100 without measuring anything.
 """
 
 from __future__ import annotations

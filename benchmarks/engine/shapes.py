@@ -112,8 +112,14 @@ LLAMA_32_1B = ModelShape(
 QWEN3_06B_32K = replace(QWEN3_06B, name="qwen3-0.6b-32k", vocab_size=32000)
 """With the vocabulary of the comparison of peers on processors."""
 TINY = ModelShape("tiny", "qwen3", "Qwen3ForCausalLM", 512, 64, 128, 2, 4, 2, 16, 512, 1e4, True, True)
+TINY_LLAMA = replace(
+    TINY, name="tiny-llama", model_type="llama", architecture="LlamaForCausalLM", head_norm=False
+)
 
-SHAPES = {shape.name: shape for shape in (QWEN3_06B, LLAMA_31_8B, QWEN3_8B, LLAMA_32_1B, QWEN3_06B_32K, TINY)}
+SHAPES = {
+    shape.name: shape
+    for shape in (QWEN3_06B, LLAMA_31_8B, QWEN3_8B, LLAMA_32_1B, QWEN3_06B_32K, TINY, TINY_LLAMA)
+}
 
 
 def write_folder(shape: ModelShape, folder: Path) -> Path:
