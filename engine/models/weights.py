@@ -38,7 +38,9 @@ class DummyWeights:
     """Random values in the spec's shapes, the same for every load: for benchmarks.
 
     Matrices are uniform with a variance of 1 / columns, so that activations stay about as large as they come
-    in; norms are near 1. One million random numbers are made and repeated, which is as fast as memory.
+    in; norms are near 1. One million random numbers are made and repeated, which is as fast as memory. They
+    are rounded to bfloat16, as most checkpoints are, whatever they are read as: precisions then differ by how
+    they compute and not by what they were given.
     """
 
     def __init__(self, dtype: torch.dtype, device: torch.device = CPU) -> None:
@@ -56,7 +58,8 @@ class DummyWeights:
             param.shape, dtype=torch.float32 if param.float32 else self.dtype, device=self.device
         )
         flat = out.view(-1)
-        pattern = (self._pattern * scale).add_(1.0 if is_norm else 0.0).to(out.dtype)
+        pattern = (self._pattern * scale).add_(1.0 if is_norm else 0.0)
+        pattern = pattern.to(torch.bfloat16).to(out.dtype)
         shift = zlib.crc32(f"{param.name} {layer}".encode()) % _PATTERN_SIZE
         size = prod(param.shape)
         done = 0
