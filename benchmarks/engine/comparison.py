@@ -43,6 +43,7 @@ def run_sessions(
 
 def run_session(session: Session, limit_s: float) -> Report:
     """What the worker wrote; where it ended badly, with the end of what it said."""
+    load_average = round(os.getloadavg()[0], 2)
     with tempfile.TemporaryDirectory() as place:
         told, out, said = (Path(place) / name for name in ("session.json", "report.json", "said.txt"))
         told.write_text(json.dumps(asdict(session)))
@@ -57,6 +58,7 @@ def run_session(session: Session, limit_s: float) -> Report:
             )
             ending, peak_bytes = _ending(process, limit_s)
         report = load_report(out) if out.is_file() else Report()
+        report.load_average = load_average
         if ending and not report.error:
             report.details["said"] = tail = said.read_text(errors="replace")[-TAIL:]
             report.error = ending if ending.startswith(OVER) else f"{ending}\n{tail}"
@@ -108,6 +110,7 @@ def results_of(session: Session, report: Report, rates: Rates | None) -> list[di
             "startup_s": round(report.startup_s, 2),
             "peak_memory_bytes": report.peak_memory_bytes,
             "memory_of": report.memory_of,
+            "load_average": report.load_average,
             "details": report.details,
         }
         if name in measured:

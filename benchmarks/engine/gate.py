@@ -30,10 +30,12 @@ class Bounds:
 
 BOUNDS = {
     "fp32": Bounds(0.999, 0.95, 1e-4),
-    "fp16": Bounds(0.98, 0.8, 0.02),
-    "bf16": Bounds(0.97, 0.7, 0.03),
-    "int8": Bounds(0.93, 0.5, 0.06),
+    "fp16": Bounds(0.98, 0.7, 0.005),
+    "bf16": Bounds(0.97, 0.5, 0.015),
+    "int8": Bounds(0.85, 0.15, 0.08),
 }
+"""About twice as far from fp32 as was measured in Qwen3-0.6B's shape: fp16 100 %, 100 % and 0.0005, bf16 99.2 %, 84 % and
+0.004, int8 89.8 %, 36 % and 0.052. What computes something else agrees with nothing and is off by the whole spread."""
 
 
 def failures(precision: str, figures: dict[str, Any]) -> list[str]:

@@ -98,7 +98,12 @@ def run(session: Session, folder: Path, workloads: list[Workload], report: Repor
     model = folder / "model.gguf"
     write_model(SHAPES[session.model], folder, kind, model)
     threads = len(os.sched_getaffinity(0))
-    report.details = {"type": kind, "threads": threads, "file_bytes": model.stat().st_size}
+    report.details = {
+        "version": _version(program),
+        "type": kind,
+        "threads": threads,
+        "file_bytes": model.stat().st_size,
+    }
     for workload in workloads:
         arguments = arguments_of(workload)
         command = arguments.command(program, model, threads)
@@ -106,6 +111,12 @@ def run(session: Session, folder: Path, workloads: list[Workload], report: Repor
         report.startup_s = seconds - figures["t"]
         report.measured.append(measured_of(workload, arguments, figures))
         report.save(out)
+
+
+def _version(program: str) -> str:
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+    lines = (said.stdout + said.stderr).splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("version:")), "unknown")
 
 
 def _figures(command: list[str]) -> tuple[dict[str, Any], float]:

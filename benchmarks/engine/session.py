@@ -75,6 +75,8 @@ class Report:
     peak_memory_bytes: int = 0
     memory_of: str = ""
     """`device`: what is taken of its memory; `process`: what was resident at most, of all its processes."""
+    load_average: float = 0.0
+    """Of the machine's last minute when the session began: what else it had to do."""
     details: dict[str, Any] = field(default_factory=dict)
     measured: list[Measured] = field(default_factory=list)
     error: str = ""

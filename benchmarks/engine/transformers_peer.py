@@ -36,6 +36,7 @@ def run(session: Session, folder: Path, workloads: list[Workload], report: Repor
             begin = time.perf_counter()
             num_tokens = _run_all(manager, workload.jobs)
             seconds = time.perf_counter() - begin
+            report.details["version"] = transformers.__version__
             report.details["attention"] = model.config._attn_implementation
             report.peak_memory_bytes, report.memory_of = peak_memory(session.device)
         if num_tokens != workload.num_output_tokens:

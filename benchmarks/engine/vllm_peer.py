@@ -14,7 +14,7 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 def run(session: Session, folder: Path, workloads: list[Workload], report: Report, out: Path) -> None:
     """One engine for all workloads, with its own defaults but for the window and the rows of a batch."""
-    from vllm import LLM  # type: ignore[import-not-found]  # a peer: there on few machines
+    from vllm import LLM, __version__  # type: ignore[import-not-found]  # a peer: there on few machines
 
     start = time.perf_counter()
     llm = LLM(
@@ -27,6 +27,7 @@ def run(session: Session, folder: Path, workloads: list[Workload], report: Repor
         seed=0,
     )
     report.startup_s = time.perf_counter() - start
+    report.details["version"] = __version__
     for workload in workloads:
         _generate(llm, [Job(job.prompt_token_ids[::-1], 4) for job in workload.jobs[:4]], 0.0)
         begin = time.perf_counter()

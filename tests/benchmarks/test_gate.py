@@ -35,8 +35,8 @@ def test_what_is_the_same_passes(precision: str) -> None:
 @pytest.mark.parametrize(
     ("worse", "words"),
     [
-        ({"forced_agreement": 0.9}, "same tokens before"),
-        ({"free_agreement": 0.3}, "free-running"),
+        ({"forced_agreement": 0.8}, "same tokens before"),
+        ({"free_agreement": 0.1}, "free-running"),
         ({"logit_error": 0.2}, "logit error"),
         ({"logit_error": float("nan")}, "logit error"),
         ({"task_accuracy": 0.974}, "task accuracy 97.40% against 98.00%"),
