@@ -34,8 +34,9 @@ BOUNDS = {
     "bf16": Bounds(0.97, 0.5, 0.015),
     "int8": Bounds(0.85, 0.15, 0.08),
 }
-"""About twice as far from fp32 as was measured in Qwen3-0.6B's shape: fp16 100 %, 100 % and 0.0005, bf16 99.2 %, 84 % and
-0.004, int8 89.8 %, 36 % and 0.052. What computes something else agrees with nothing and is off by the whole spread."""
+"""About twice as far from fp32 as was measured in Qwen3-0.6B's shape: fp16 100 %, 100 % and 0.0005, bf16
+99.2 %, 84 % and 0.004, int8 89.8 %, 36 % and 0.052. What computes something else agrees with nothing and is
+off by the whole spread."""
 
 
 def failures(precision: str, figures: dict[str, Any]) -> list[str]:
