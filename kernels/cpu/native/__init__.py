@@ -36,7 +36,7 @@ class Attention(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("cu_seqlens_q", "context_lens", "block_tables")),
         *((name, ctypes.c_void_p) for name in ("slopes", "tiles")),
         *((name, ctypes.c_int64) for name in ("q_stride", "table_stride")),
-        *((name, ctypes.c_int32) for name in ("num_tiles", "num_heads", "num_kv_heads", "head_dim")),
+        *((name, ctypes.c_int32) for name in ("num_tiles", "num_heads", "num_kv_heads", "heads_at_once", "head_dim")),
         *((name, ctypes.c_int32) for name in ("block_size", "window")),
         *((name, ctypes.c_float) for name in ("scale", "soft_cap")),
         *((name, ctypes.c_int32) for name in ("q_type", "cache_type")),

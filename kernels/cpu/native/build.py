@@ -22,6 +22,8 @@ FLAGS: Final = (
     *("-O3", "-std=c++17", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas"),
     # A product and a sum are one instruction; nothing else may differ from IEEE arithmetic.
     *("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-Wno-ignored-attributes"),
+    # GCC 12 says so of its own vector operations (bug 105593).
+    *("-Wno-uninitialized", "-Wno-maybe-uninitialized"),
 )
 TARGETS: Final[dict[str, tuple[str, ...]]] = {
     "avx2": ("-march=x86-64-v3",),

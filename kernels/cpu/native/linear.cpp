@@ -9,6 +9,7 @@
 
 #include "attention.h"
 #include "linear.h"
+#include "panel.h"
 #include "vectors.h"
 
 #include "linear.inc"
