@@ -25,10 +25,13 @@ FLAGS: Final = (
     # GCC 12 says so of its own vector operations (bug 105593).
     *("-Wno-uninitialized", "-Wno-maybe-uninitialized"),
 )
+_AVX512: Final = ("-march=x86-64-v4", "-mprefer-vector-width=512")
 TARGETS: Final[dict[str, tuple[str, ...]]] = {
     "avx2": ("-march=x86-64-v3",),
-    "avx512": ("-march=x86-64-v4", "-mprefer-vector-width=512"),
-    "avx512_vnni": ("-march=x86-64-v4", "-mprefer-vector-width=512", "-mavx512vnni"),
+    "avx512": _AVX512,
+    "avx512_vnni": (*_AVX512, "-mavx512vnni"),
+    "avx512_bf16": (*_AVX512, "-mavx512vnni", "-mavx512bf16"),
+    "avx512_fp16": (*_AVX512, "-mavx512vnni", "-mavx512fp16"),
 }
 """Of x86-64, from the plainest: what each may use. Any other processor has the one target `plain`."""
 
@@ -63,7 +66,7 @@ def build() -> list[Path]:
 
 
 def _is_old(path: Path) -> bool:
-    sources = [file for file in FOLDER.iterdir() if file.suffix in (".cpp", ".inc", ".h", ".py")]
+    sources = [file for file in FOLDER.iterdir() if file.suffix in (".cpp", ".inc", ".h") or file.name == "build.py"]
     return not path.is_file() or path.stat().st_mtime < max(file.stat().st_mtime for file in sources)
 
 
