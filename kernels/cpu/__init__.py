@@ -26,6 +26,7 @@ from kernels.cpu.elementwise import (
 )
 from kernels.cpu.heads import Heads
 from kernels.cpu.linear import choose_linear
+from kernels.cpu.logits import Logits
 from kernels.cpu.logprob import top_logprobs
 from kernels.cpu.mask import apply_bitmask
 from kernels.cpu.moe import CpuExperts, route
@@ -87,6 +88,7 @@ def _of_torch() -> OpSet:
 def _of_library(library: ctypes.CDLL, stored: torch.dtype | None) -> OpSet:
     linears, attention = PackedLinear(library, stored), PagedAttention(library)
     norms, activations, heads = Norms(library), Activations(library), Heads(library)
+    logits = Logits(library)
     experts = CpuExperts(linears.pack, linears.run, activations.act_and_mul)
     return OpSet(
         name="cpu",
@@ -107,11 +109,11 @@ def _of_library(library: ctypes.CDLL, stored: torch.dtype | None) -> OpSet:
         plan_attention=attention.plan,
         attention=attention.run,
         philox=philox,
-        uniform=uniform,
-        argmax=argmax,
-        sample=sample,
-        apply_bitmask=apply_bitmask,
+        uniform=logits.uniform,
+        argmax=logits.argmax,
+        sample=logits.sample,
+        apply_bitmask=logits.apply_bitmask,
         apply_penalties=apply_penalties,
-        top_logprobs=top_logprobs,
+        top_logprobs=logits.top_logprobs,
         computes_in=torch.float32,
     )

@@ -54,14 +54,17 @@ class Linear(ctypes.Structure):
     ]
 
 
-# Structs of operations that are called for every layer of a step: as bytes they cost a third of what ctypes'
-# structures do. Fields in the order of the header.
+# Structs as bytes, which cost a third of what ctypes' structures do. Fields in the order of the header.
 NORM: Final = struct.Struct("@5P2q4if")
 """PenstockNorm of norm.h."""
 ACTIVATION: Final = struct.Struct("@2P2q2i")
 """PenstockActivation of activation.h."""
 HEADS: Final = struct.Struct("@10P3q6if")
 """PenstockHeads of heads.h."""
+SAMPLE: Final = struct.Struct("@7P3q")
+"""PenstockSample of logits.h."""
+LOGPROBS: Final = struct.Struct("@6P4q")
+"""PenstockLogprobs of logits.h."""
 
 
 @lru_cache(maxsize=1)

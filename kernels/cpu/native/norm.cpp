@@ -37,7 +37,7 @@ void norm_row(const PenstockNorm& a, const float* x, int head, float* out) {
 extern "C" __attribute__((visibility("default"))) void penstock_norm(const PenstockNorm* args) {
     const PenstockNorm& a = *args;
     int64_t row_size = (int64_t)a.heads * a.width;
-#pragma omp parallel for schedule(static) if (a.rows > 1 && a.rows * row_size >= WORTH_THREADS)
+#pragma omp parallel for schedule(static) if (a.rows > 1 && a.rows * row_size >= 4 * WORTH_THREADS)
     for (int64_t row = 0; row < a.rows; row++) {
         const float* x = a.x + row * a.x_stride;
         float* out = a.out + row * row_size;

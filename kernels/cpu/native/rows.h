@@ -8,7 +8,8 @@
 
 namespace penstock {
 
-// A parallel region costs some microseconds: what has fewer numbers than this is done by the calling thread.
+// A parallel region costs some microseconds, and a lot more where cores are shared: what has fewer numbers than
+// this, some 10 microseconds' work, is done by the calling thread.
 constexpr int64_t WORTH_THREADS = 32768;
 
 // Up to LANES numbers; where fewer are left, `fill` for the others.
