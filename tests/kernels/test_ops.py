@@ -82,6 +82,27 @@ def test_norms_after_an_addition_update_the_residual(
         torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_a_row_that_is_not_finite_stays_alone(num_threads: int, cpu: OpSet) -> None:
+    torch.set_num_threads(num_threads)
+    x, weight, bias = normal(50, 1003), normal(1003, seed=1), normal(1003, seed=2)
+    poisoned = x.clone()
+    poisoned[7, 1002], poisoned[20, 0], poisoned[49, 500] = torch.nan, torch.inf, -torch.inf
+    finite = poisoned.isfinite().all(1)
+
+    def run(rows: torch.Tensor) -> list[torch.Tensor]:
+        return [
+            rms_norm(cpu, rows, weight, 1e-5),
+            layer_norm(cpu, rows, weight, bias, 1e-5),
+            add_rms_norm(cpu, rows, torch.zeros_like(rows), weight, 1e-5),
+            add_layer_norm(cpu, torch.zeros_like(rows), rows.clone(), weight, bias, 1e-5),
+        ]
+
+    for got, clean in zip(run(poisoned), run(x), strict=True):
+        assert torch.equal(got[finite], clean[finite])
+        assert not got[~finite].isfinite().all(1).any()
+
+
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize(
     ("head_dim", "turned"), [(2, 2), (20, 20), (64, 64), (20, 2), (64, 16), (63, 62), (8, 0)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import struct
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
@@ -55,6 +56,19 @@ class Linear(ctypes.Structure):
         ("x_stride", ctypes.c_int64),
         *((name, ctypes.c_int32) for name in ("rows", "in_features", "out_features", "kind", "type")),
     ]
+
+
+# Structs as bytes, which cost a third of what ctypes' structures do. Fields in the order of the header.
+NORM: Final = struct.Struct("@5P2q4if")
+"""PenstockNorm of norm.h."""
+ACTIVATION: Final = struct.Struct("@2P2q2i")
+"""PenstockActivation of activation.h."""
+HEADS: Final = struct.Struct("@10P3q6if")
+"""PenstockHeads of heads.h."""
+SAMPLE: Final = struct.Struct("@7P3q")
+"""PenstockSample of logits.h."""
+LOGPROBS: Final = struct.Struct("@6P4q")
+"""PenstockLogprobs of logits.h."""
 
 
 @lru_cache(maxsize=1)

@@ -17,7 +17,16 @@ from pathlib import Path
 from typing import Final
 
 FOLDER: Final = Path(__file__).parent
-SOURCES: Final = ("attention.cpp", "linear.cpp")
+SOURCES: Final = (
+    "activation.cpp",
+    "attention.cpp",
+    "heads.cpp",
+    "linear.cpp",
+    "logits.cpp",
+    "logprob.cpp",
+    "norm.cpp",
+    "sampling.cpp",
+)
 FLAGS: Final = (
     *("-O3", "-std=c++17", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas"),
     # A product and a sum are one instruction; nothing else may differ from IEEE arithmetic.
