@@ -51,6 +51,8 @@ class OpSet:
     """Of which type activations are, whatever that of the weights; None: they are of the weights'."""
     is_recordable: bool = False
     """Whether its operations wait for no device, so that they can be recorded in a CUDA graph."""
+    stores_by_head: bool = False
+    """Whether what a block holds is ordered as `kernels.cpu.paged` says, and not as `LayerCache` does."""
     reads_past_context: bool = False
     """Whether attention multiplies what lies past a context's end by 0, so that it has to be finite."""
 

@@ -116,4 +116,5 @@ def _of_library(library: ctypes.CDLL, stored: torch.dtype | None) -> OpSet:
         apply_penalties=apply_penalties,
         top_logprobs=logits.top_logprobs,
         computes_in=torch.float32,
+        stores_by_head=True,
     )

@@ -22,10 +22,17 @@ UNIT: Final = 4
 """Of how many inputs packed weights are whole multiples."""
 _INT8: Final = 3
 _HALF_PRODUCTS: Final = 5
-_GROUPED: Final = (_INT8, 4)
+_PAIRS: Final = 4
+_GROUPED: Final = (_INT8, _PAIRS)
 _SCALED: Final = (_INT8, _HALF_PRODUCTS)
-_KINDS: Final = {torch.float32: (0,), torch.bfloat16: (4, 1), torch.float16: (_HALF_PRODUCTS, 2), torch.int8: (_INT8,)}
-"""As linear.h names them, for each type that weights are stored as, the fastest first: not every processor has all."""
+_KINDS: Final = {
+    torch.float32: (0,),
+    torch.bfloat16: (_PAIRS, 1),
+    torch.float16: (_HALF_PRODUCTS, 2),
+    torch.int8: (_INT8,),
+}
+"""As linear.h names them, for each type that weights are stored as, the fastest first: not every processor has
+all of them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,8 @@
 """Paged attention in C++: blocks are read where they lie.
 
+In a block each KV head's numbers lie together, keys by channel: [kv_heads, D, block_size], so that 16 keys meet
+a query's channel in one vector; values [kv_heads, block_size, D]. See `as_stored` and `by_token`.
+
 A query's result depends on its own context alone: every row goes the same way through the same tiles of keys,
 which begin at multiples of 32 positions. See kernels/cpu/native/attention.inc.
 """
@@ -83,8 +86,8 @@ class PagedAttention:
                     None if plan.slopes is None else plan.slopes.data_ptr(),
                     plan.tiles.ctypes.data,
                     *(q.stride(0), metadata.block_tables.stride(0)),
-                    *(len(plan.tiles), shape.num_heads, shape.num_kv_heads, plan.heads_at_once, shape.head_dim),
-                    *(metadata.block_size, shape.window, shape.scale, shape.soft_cap),
+                    *(len(plan.tiles), shape.num_heads, shape.num_kv_heads, plan.heads_at_once),
+                    *(shape.head_dim, metadata.block_size, shape.window, shape.scale, shape.soft_cap),
                     *(TYPES[q.dtype], TYPES[cache.keys.dtype]),
                 )
             )
@@ -108,10 +111,25 @@ def _tiles(bounds: Ints32, contexts: Ints32, num_queries: int) -> Ints32:
 
 
 def _heads_at_once(tiles: Ints32, shape: AttentionShape) -> int:
-    """All that fit where every tile has few queries and there are tiles enough for every thread: a position's
-    heads lie side by side, and memory is read fastest in order."""
+    """All that fit where every tile has few queries and there are tiles enough for every thread: while one
+    head's keys are worked on, those of the next are on their way."""
     most_rows = int(tiles[:, 2].max(initial=1)) * (shape.num_heads // shape.num_kv_heads)
     if len(tiles) < 4 * torch.get_num_threads():
         return 1
     fitting = (n for n in range(shape.num_kv_heads, 0, -1) if shape.num_kv_heads % n == 0)
     return next(n for n in fitting if n == 1 or n * most_rows <= _ROWS)
+
+
+def as_stored(cache: LayerCache) -> LayerCache:
+    """A new cache as this op set has it, of one as `LayerCache` says."""
+    blocks = cache.keys.shape
+    keys, values = cache.keys.permute(0, 2, 3, 1), cache.values.transpose(1, 2)
+    return LayerCache(keys.contiguous().view(blocks), values.contiguous().view(blocks))
+
+
+def by_token(cache: LayerCache) -> LayerCache:
+    """The other way around."""
+    blocks, block_size, kv_heads, head_dim = cache.keys.shape
+    keys = cache.keys.view(blocks, kv_heads, head_dim, block_size).permute(0, 3, 1, 2)
+    values = cache.values.view(blocks, kv_heads, block_size, head_dim).transpose(1, 2)
+    return LayerCache(keys.contiguous(), values.contiguous())

@@ -9,6 +9,7 @@ from kernels.activation import act_and_mul
 from kernels.attention import LayerCache, store_kv
 from kernels.checks import FLOATS
 from kernels.cpu import make_op_set
+from kernels.cpu.paged import by_token
 from kernels.linear import linear, pack_linear
 from kernels.norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
 from kernels.opset import OpSet, load_op_set
@@ -174,7 +175,9 @@ def test_store_kv_writes_only_its_slots(dtype: torch.dtype, cpu: OpSet, referenc
         k_cache, v_cache = (torch.full((5, 4, 3, 8), torch.nan, dtype=dtype) for _ in range(2))
         store_kv(ops, keys, values, LayerCache(k_cache, v_cache), slots)
         assert torch.isfinite(k_cache).sum() == keys.numel()
-        caches.append((k_cache, v_cache))
+        written = LayerCache(k_cache, v_cache)
+        written = by_token(written) if ops.stores_by_head else written
+        caches.append((written.keys, written.values))
     for mine, theirs in zip(*caches, strict=True):
         torch.testing.assert_close(mine, theirs, equal_nan=True, rtol=0, atol=0)
 

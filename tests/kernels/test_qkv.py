@@ -11,6 +11,7 @@ from torch import Tensor
 from kernels import qkv as op
 from kernels.attention import AttentionMetadata, AttentionShape, LayerCache, store_kv
 from kernels.checks import FLOATS
+from kernels.cpu.paged import by_token
 from kernels.opset import OpSet
 from kernels.qkv import HeadNorm, Turn
 from kernels.reference import ReferencePlan
@@ -55,7 +56,8 @@ class Inputs:
         num_blocks = 2 + int(self.plan.metadata.slot_mapping.max()) // BLOCK_SIZE
         size = (num_blocks, BLOCK_SIZE, shape.num_kv_heads, shape.head_dim)
         cache = LayerCache(*(torch.full(size, torch.nan, dtype=cache_dtype) for _ in range(2)))
-        return op.rotate_and_store(ops, self.qkv, self.norm, self.turn, self.plan, cache), cache
+        queries = op.rotate_and_store(ops, self.qkv, self.norm, self.turn, self.plan, cache)
+        return queries, by_token(cache) if ops.stores_by_head else cache
 
     def pick(self, rows: slice) -> Inputs:
         """The same of some tokens, which keep their slots."""
@@ -149,6 +151,7 @@ def test_store_kv_rounds_to_the_nearest(cache_dtype: torch.dtype, cpu: OpSet) ->
     keys[1, 0, 3], keys[2, 1, 4], keys[0, 0, 0] = torch.inf, -torch.inf, torch.nan
     cache = LayerCache(*(torch.zeros(2, BLOCK_SIZE, 2, 24, dtype=cache_dtype) for _ in range(2)))
     store_kv(cpu, keys, values, cache, torch.tensor([6, 0, 3]))
+    cache = by_token(cache) if cpu.stores_by_head else cache
     for stored, given in ((cache.keys, keys), (cache.values, values)):
         found = stored.flatten(0, 1)[[6, 0, 3]]
         torch.testing.assert_close(found, given.to(cache_dtype), rtol=0, atol=0, equal_nan=True)

@@ -41,8 +41,8 @@ class Attention(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("cu_seqlens_q", "context_lens", "block_tables")),
         *((name, ctypes.c_void_p) for name in ("slopes", "tiles")),
         *((name, ctypes.c_int64) for name in ("q_stride", "table_stride")),
-        *((name, ctypes.c_int32) for name in ("num_tiles", "num_heads", "num_kv_heads", "heads_at_once", "head_dim")),
-        *((name, ctypes.c_int32) for name in ("block_size", "window")),
+        *((name, ctypes.c_int32) for name in ("num_tiles", "num_heads", "num_kv_heads", "heads_at_once")),
+        *((name, ctypes.c_int32) for name in ("head_dim", "block_size", "window")),
         *((name, ctypes.c_float) for name in ("scale", "soft_cap")),
         *((name, ctypes.c_int32) for name in ("q_type", "cache_type")),
     ]
@@ -63,7 +63,7 @@ NORM: Final = struct.Struct("@5P2q4if")
 """PenstockNorm of norm.h."""
 ACTIVATION: Final = struct.Struct("@2P2q2i")
 """PenstockActivation of activation.h."""
-HEADS: Final = struct.Struct("@10P3q6if")
+HEADS: Final = struct.Struct("@10P3q7if")
 """PenstockHeads of heads.h."""
 SAMPLE: Final = struct.Struct("@7P3q")
 """PenstockSample of logits.h."""
@@ -104,7 +104,9 @@ def _features() -> frozenset[str]:
     except OSError:
         return frozenset()
     named = (line.partition(":")[::2] for line in lines)
-    return frozenset(word for name, words in named if name.strip() in ("flags", "vendor_id") for word in words.split())
+    return frozenset(
+        word for name, words in named if name.strip() in ("flags", "vendor_id") for word in words.split()
+    )
 
 
 def _openmp() -> str | None:

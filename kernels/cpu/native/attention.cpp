@@ -4,7 +4,6 @@
 
 #include "attention.h"
 #include "panel.h"
-#include "transpose.h"
 #include "vectors.h"
 
 #include "attention.inc"

@@ -75,7 +75,9 @@ def build() -> list[Path]:
 
 
 def _is_old(path: Path) -> bool:
-    sources = [file for file in FOLDER.iterdir() if file.suffix in (".cpp", ".inc", ".h") or file.name == "build.py"]
+    sources = [
+        file for file in FOLDER.iterdir() if file.suffix in (".cpp", ".inc", ".h") or file.name == "build.py"
+    ]
     return not path.is_file() or path.stat().st_mtime < max(file.stat().st_mtime for file in sources)
 
 

@@ -8,6 +8,8 @@ namespace {
 
 using namespace penstock;
 
+constexpr int MOST_CHANNELS = 256;
+
 // What one head's numbers are multiplied by: all by `factor`, each by its weight.
 struct Scale {
     const float* weight;  // null: the head stays as it is
@@ -58,20 +60,26 @@ void run(const PenstockHeads& a) {
             const float* head = a.queries + row * a.query_stride + h * width;
             turn_head(a, row, h, head, a.out + (row * a.heads + h) * width);
         }
+        if (!a.kv_heads) continue;
+        int64_t block = a.slots[row] / a.block_size, at = a.slots[row] % a.block_size;
         for (int64_t h = 0; h < a.kv_heads; h++) {
-            int64_t slot = a.slots[row] * kv_width + h * width;
-            turn_head(a, row, a.heads + h, a.keys + row * a.key_stride + h * width, (C*)a.key_cache + slot);
+            int64_t begin = (block * a.kv_heads + h) * width * a.block_size;
+            C turned[MOST_CHANNELS];
+            turn_head(a, row, a.heads + h, a.keys + row * a.key_stride + h * width, turned);
+            C* keys = (C*)a.key_cache + begin + at;
+            for (int64_t d = 0; d < width; d++) keys[d * a.block_size] = turned[d];
             const float* value = a.values + row * a.value_stride + h * width;
-            for (int64_t at = 0; at < width; at += LANES)
-                put((C*)a.value_cache + slot + at, width - at, get(value + at, width - at));
+            C* values = (C*)a.value_cache + begin + at * width;
+            for (int64_t d = 0; d < width; d += LANES) put(values + d, width - d, get(value + d, width - d));
         }
     }
 }
 
 }  // namespace
 
-// 0, or 1 where the caches' type is none that attention.h names.
+// 0, or 1 where the caches' type is none that attention.h names, or a head that is stored has more than 256 channels.
 extern "C" __attribute__((visibility("default"))) int penstock_heads(const PenstockHeads* a) {
+    if (a->kv_heads && a->head_dim > MOST_CHANNELS) return 1;
     switch (a->cache_type) {
         case PENSTOCK_FLOAT32: run<float>(*a); return 0;
         case PENSTOCK_BFLOAT16: run<BFloat16>(*a); return 0;

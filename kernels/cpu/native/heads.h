@@ -13,7 +13,7 @@ typedef struct {
     const float* sin;  // likewise
     const int64_t* slots;  // [rows]: where keys and values go
     float* out;  // [rows, heads, head_dim]
-    void* key_cache;  // [slots, kv_heads, head_dim] of type cache_type, see attention.h
+    void* key_cache;    // of type cache_type: see attention.h
     void* value_cache;
     int64_t query_stride;  // between rows
     int64_t key_stride;
@@ -24,5 +24,6 @@ typedef struct {
     int32_t head_dim;
     int32_t half;  // 2 · half ≤ head_dim
     int32_t cache_type;
+    int32_t block_size;
     float eps;
 } PenstockHeads;

@@ -112,16 +112,6 @@ static inline void store(Float16* to, Floats x) {
 }
 #endif
 
-// Of words that hold one each.
-static inline Floats widen_halves(Words words) {
-#if defined(__AVX512F__)
-    return (Floats)_mm512_cvtph_ps(_mm512_cvtepi32_epi16((__m512i)words));
-#else
-    Halves halves = __builtin_convertvector(words, Halves);
-    return load((const Float16*)&halves);
-#endif
-}
-
 // One number, by way of a vector.
 static inline float widen(Float16 x) {
     Float16 padded[LANES] = {x};
