@@ -61,7 +61,7 @@ def load(config: EngineConfig, on_phase: Callable[[str], None]) -> Loaded:
         model = load_decoder(folder, described, config, num_tokens, on_phase)
     else:
         model = load_fallback(
-            folder, hf_config, config, load_op_set(config.ops, STORED.get(config.precision)), on_phase
+            folder, hf_config, config, load_op_set(config.ops, STORED[config.precision]), on_phase
         )
     if early is None:
         on_phase("measuring memory")

@@ -28,12 +28,16 @@ class LinearWeight:
 
 
 def pack_linear(ops: OpSet, weight: Tensor, bias: Tensor | None) -> LinearWeight:
-    """Takes a weight [N, K] and a bias [N] or None, both contiguous; the result may share their memory."""
+    """Takes a weight [N, K] and a bias [N] or None, both contiguous; the result may share their memory.
+
+    They are of one type, unless the op set has one of its own that it copies them to (`copies_weights`)."""
     check("weight", weight, (None, None), weight.dtype, weight.device)
     check_float("weight", weight)
     check_contiguous("weight", weight)
     if bias is not None:
-        check("bias", bias, (weight.shape[0],), weight.dtype, weight.device)
+        dtype = bias.dtype if ops.copies_weights else weight.dtype
+        check("bias", bias, (weight.shape[0],), dtype, weight.device)
+        check_float("bias", bias)
     return ops.pack_linear(weight, bias)
 
 

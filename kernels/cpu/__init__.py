@@ -30,6 +30,7 @@ from kernels.cpu.packed import PackedLinear
 from kernels.cpu.paged import PagedAttention
 from kernels.cpu.penalty import apply_penalties
 from kernels.cpu.philox import philox, uniform
+from kernels.cpu.rows import rows
 from kernels.cpu.sample import sample
 from kernels.opset import OpSet
 
@@ -79,5 +80,7 @@ def make_op_set(library: ctypes.CDLL | None, stored: torch.dtype | None = None) 
         apply_penalties=apply_penalties,
         top_logprobs=top_logprobs,
         computes_in=None if library is None else torch.float32,
+        copies_weights=library is not None,
+        rows=None if library is None else rows,
         reads_past_context=library is None,
     )
