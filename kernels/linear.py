@@ -41,6 +41,17 @@ def pack_linear(ops: OpSet, weight: Tensor, bias: Tensor | None) -> LinearWeight
     return ops.pack_linear(weight, bias)
 
 
+def pack_router(ops: OpSet, weight: Tensor) -> LinearWeight:
+    """As `pack_linear`, without a bias and in no fewer bits than 16: between two experts that are nearly
+    alike, rounding would choose."""
+    if ops.pack_router is None:
+        return pack_linear(ops, weight, None)
+    check("weight", weight, (None, None), weight.dtype, weight.device)
+    check_float("weight", weight)
+    check_contiguous("weight", weight)
+    return ops.pack_router(weight, None)
+
+
 def linear(ops: OpSet, x: Tensor, weight: LinearWeight) -> Tensor:
     """x: [T, K] contiguous, T ≥ 1, of a type that the op set takes with this weight. Returns a new contiguous
     [T, N] of x's type."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from msgspec.structs import replace
 from torch import Tensor
 
 from engine.models.model import KVCache
@@ -14,7 +15,7 @@ from engine.models.spec import DecoderSpec, LayerSpec, Param, RopeSpec
 from engine.models.weights import Scratch, Weights
 from kernels.activation import Activation, act_and_mul, activate
 from kernels.attention import AttentionPlan, AttentionShape, LayerCache, attention
-from kernels.linear import LinearWeight, linear, pack_linear
+from kernels.linear import LinearWeight, linear, pack_linear, pack_router
 from kernels.moe import ExpertWeights, moe, pack_experts, route
 from kernels.norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
 from kernels.opset import OpSet
@@ -111,7 +112,7 @@ class Decoder:
                 gated=layer.mlp == "gated",
                 inner=params.linear("gate_up" if layer.mlp == "gated" else "up"),
                 down=params.linear("down"),
-                router=params.linear("router"),
+                router=params.router() if params.has("router") else None,
                 experts=experts,
             ),
             attention_norm=params.norm("attention_norm"),
@@ -271,8 +272,16 @@ class _Parameters:
         return self.required_linear(name) if self.has(name) else None
 
     def required_linear(self, name: str) -> LinearWeight:
-        bias = self.read(f"{name}_bias") if self.has(f"{name}_bias") else None
+        bias = None
+        if self.has(f"{name}_bias"):
+            param = self._params[f"{name}_bias"]
+            # Added to sums in float32, unless the op set wants it of the weight's type.
+            param = replace(param, float32=param.float32 or self._ops.copies_weights)
+            bias = self._weights.read(param, self._layer)
         return pack_linear(self._ops, self._to_pack(name, self._scratches.first), bias)
+
+    def router(self) -> LinearWeight:
+        return pack_router(self._ops, self._to_pack("router", self._scratches.first))
 
     def experts(self, activation: Activation) -> ExpertWeights:
         gate_up = self._to_pack("experts_gate_up", self._scratches.first)

@@ -47,6 +47,8 @@ def make_op_set(library: ctypes.CDLL | None, stored: torch.dtype | None = None) 
         attention = PagedAttention(library)
     else:
         pack_linear, linear = choose_linear()
+        if stored == torch.int8:
+            log.warning("linear layers in 8 bits need the C++ kernels: their weights stay in 16 bits")
         attention = CpuAttention()
         if not torch.backends.mkl.is_available():
             log.warning(
@@ -80,6 +82,7 @@ def make_op_set(library: ctypes.CDLL | None, stored: torch.dtype | None = None) 
         apply_penalties=apply_penalties,
         top_logprobs=top_logprobs,
         computes_in=None if library is None else torch.float32,
+        pack_router=None if library is None or stored != torch.int8 else PackedLinear(library).pack,
         copies_weights=library is not None,
         rows=None if library is None else rows,
         reads_past_context=library is None,
