@@ -60,8 +60,13 @@ def load(config: EngineConfig, on_phase: Callable[[str], None]) -> Loaded:
     if isinstance(described, DecoderSpec):
         model = load_decoder(folder, described, config, num_tokens, on_phase)
     else:
+        if config.precision == "int8":
+            raise ConfigError(
+                f"precision is 'int8': {described.architecture} runs by transformers' own code, "
+                "which is checked against itself and would fail with weights in 8 bits"
+            )
         model = load_fallback(
-            folder, hf_config, config, load_op_set(config.ops, STORED.get(config.precision)), on_phase
+            folder, hf_config, config, load_op_set(config.ops, STORED[config.precision]), on_phase
         )
     if early is None:
         on_phase("measuring memory")

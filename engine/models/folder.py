@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from engine.errors import ModelError, ModelNotFound, UnsupportedModel, WeightsError
 from engine.models.families import FAMILIES
+from engine.models.plain_config import read_plain_config
 
 log = logging.getLogger(__name__)
 
@@ -91,9 +92,13 @@ def _snapshot(model: str, allow_patterns: tuple[str, ...]) -> Path:
 
 def read_config(folder: Path) -> Any:
     """The folder's config as transformers understands it. Raises UnsupportedModel or ModelError."""
+    path = folder / "config.json"
+    raw = _read_json(path)
+    plain = read_plain_config(path.read_bytes())
+    if plain is not None:
+        return plain
     from transformers import AutoConfig
 
-    raw = _read_json(folder / "config.json")
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, KeyError) as error:

@@ -35,6 +35,7 @@ from kernels.cpu.packed import PackedLinear
 from kernels.cpu.paged import PagedAttention
 from kernels.cpu.penalty import apply_penalties
 from kernels.cpu.philox import philox, uniform
+from kernels.cpu.rows import rows
 from kernels.cpu.sample import sample
 from kernels.opset import OpSet
 
@@ -44,11 +45,13 @@ log = logging.getLogger(__name__)
 def make_op_set(library: ctypes.CDLL | None, stored: torch.dtype | None = None) -> OpSet:
     """library: the C++ kernels, see `kernels.cpu.native.load`; without one, the fastest of what this build of
     torch has. What that lacks is said in the log. stored: what weights are packed as; None: as they come."""
-    return _of_torch() if library is None else _of_library(library, stored)
+    return _of_torch(stored) if library is None else _of_library(library, stored)
 
 
-def _of_torch() -> OpSet:
+def _of_torch(stored: torch.dtype | None) -> OpSet:
     pack_linear, linear = choose_linear()
+    if stored == torch.int8:
+        log.warning("linear layers in 8 bits need the C++ kernels: their weights stay in 16 bits")
     if not torch.backends.mkl.is_available():
         log.warning(
             "this torch has no MKL: attention was not checked for it, "
@@ -116,5 +119,8 @@ def _of_library(library: ctypes.CDLL, stored: torch.dtype | None) -> OpSet:
         apply_penalties=apply_penalties,
         top_logprobs=logits.top_logprobs,
         computes_in=torch.float32,
+        pack_router=PackedLinear(library).pack if stored == torch.int8 else None,
+        copies_weights=True,
+        rows=rows,
         stores_by_head=True,
     )

@@ -18,12 +18,11 @@ from kernels.linear import LinearWeight
 
 PANEL: Final = 32
 """Outputs that are packed together."""
-UNIT: Final = 4
-"""Of how many inputs packed weights are whole multiples."""
 _INT8: Final = 3
 _HALF_PRODUCTS: Final = 5
 _PAIRS: Final = 4
-_GROUPED: Final = (_INT8, _PAIRS)
+UNITS: Final = {_INT8: 4, _PAIRS: 2}
+"""How many inputs of one output lie side by side, of those kinds where that is more than one."""
 _SCALED: Final = (_INT8, _HALF_PRODUCTS)
 _KINDS: Final = {
     torch.float32: (0,),
@@ -31,8 +30,8 @@ _KINDS: Final = {
     torch.float16: (_HALF_PRODUCTS, 2),
     torch.int8: (_INT8,),
 }
-"""As linear.h names them, for each type that weights are stored as, the fastest first: not every processor has
-all of them."""
+"""As linear.h names them, for each type that weights are stored as, the fastest first: not every processor
+has all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +61,8 @@ class PackedLinear:
         out_features, in_features = weight.shape
         stored = self._stored or weight.dtype
         kind = next(kind for kind in _KINDS[stored] if self._native.penstock_has_linear(kind))
-        depth = in_features if kind not in _GROUPED else -(-in_features // UNIT) * UNIT
+        unit = UNITS.get(kind, 1)
+        depth = -(-in_features // unit) * unit
         scales = torch.empty(out_features) if kind in _SCALED else None
         offsets = torch.empty(out_features, dtype=torch.int32) if kind == _INT8 else None
         packed = torch.empty(-(-out_features // PANEL) * PANEL * depth, dtype=stored)

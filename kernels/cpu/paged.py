@@ -1,7 +1,7 @@
 """Paged attention in C++: blocks are read where they lie.
 
-In a block each KV head's numbers lie together, keys by channel: [kv_heads, D, block_size], so that 16 keys meet
-a query's channel in one vector; values [kv_heads, block_size, D]. See `as_stored` and `by_token`.
+In a block each KV head's numbers lie together, keys by channel: [kv_heads, D, block_size], so that 16 keys
+meet a query's channel in one vector; values [kv_heads, block_size, D]. See `as_stored` and `by_token`.
 
 A query's result depends on its own context alone: every row goes the same way through the same tiles of keys,
 which begin at multiples of 32 positions. See kernels/cpu/native/attention.inc.
