@@ -50,12 +50,23 @@ void turn_head(const PenstockHeads& a, int64_t row, int nth, const float* head, 
     }
 }
 
+// A key is written all over its block, and a block was last seen a step ago: the processor may fetch it meanwhile.
+template <typename C>
+void fetch_keys(const PenstockHeads& a, int64_t row) {
+    if (!a.kv_heads) return;
+    int64_t width = a.head_dim * a.block_size, block = a.slots[row] / a.block_size, at = a.slots[row] % a.block_size;
+    C* keys = (C*)a.key_cache + block * a.kv_heads * width + at;
+    int64_t apart = a.block_size * sizeof(C) < 64 ? 64 / sizeof(C) : a.block_size;
+    for (int64_t i = 0; i < a.kv_heads * width; i += apart) __builtin_prefetch(keys + i, 1, 2);
+}
+
 template <typename C>
 void run(const PenstockHeads& a) {
     int64_t width = a.head_dim, kv_width = a.kv_heads * width;
     int64_t work = a.rows * (a.heads * width + 2 * kv_width);
 #pragma omp parallel for schedule(static) if (a.rows > 1 && work >= WORTH_THREADS)
     for (int64_t row = 0; row < a.rows; row++) {
+        fetch_keys<C>(a, row);
         for (int64_t h = 0; h < a.heads; h++) {
             const float* head = a.queries + row * a.query_stride + h * width;
             turn_head(a, row, h, head, a.out + (row * a.heads + h) * width);
