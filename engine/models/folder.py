@@ -91,14 +91,18 @@ def _snapshot(model: str, allow_patterns: tuple[str, ...]) -> Path:
 
 
 def read_config(folder: Path) -> Any:
-    """The folder's config as transformers understands it. Raises UnsupportedModel or ModelError."""
+    """The folder's config as transformers understands it, by `read_plain_config` where that can. Raises
+    UnsupportedModel or ModelError."""
     path = folder / "config.json"
-    raw = _read_json(path)
-    plain = read_plain_config(path.read_bytes())
-    if plain is not None:
-        return plain
+    _read_json(path)  # which says what is wrong
+    return read_plain_config(path.read_bytes()) or transformers_config(folder)
+
+
+def transformers_config(folder: Path) -> Any:
+    """The folder's config by transformers itself. Raises UnsupportedModel or ModelError."""
     from transformers import AutoConfig
 
+    raw = _read_json(folder / "config.json")
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, KeyError) as error:

@@ -223,7 +223,7 @@ def rounding_model(folder: Path) -> Decoder:
     checkpoint = Checkpoint(folder)
     spec = checkpoint.fit(spec_of(read_config(folder)))
     plain = reference.make_op_set()
-    experts = CpuExperts(pack, linear)
+    experts = CpuExperts(pack, linear, plain.act_and_mul)
     ops = replace(
         plain,
         pack_linear=pack,
