@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN_PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
-.PHONY: demo test lint soak storm bench-step bench-grammars bench-queue bench-kernels bench-engine gpu clean
+.PHONY: demo test lint soak storm bench-step bench-grammars bench-queue bench-kernels bench-engine bench-engine-cpu gpu clean
 
 demo: $(VENV)/.installed $(VENV)/.native
 	$(BIN)/penstock demo
@@ -38,6 +38,12 @@ bench-kernels: $(VENV)/.installed-dev
 
 bench-engine: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.engine --verify
+
+# VLLM: a Python that has vLLM; LLAMA_CPP: the folder of llama.cpp's built programs; ARGS: what else to say,
+# such as --workload peers --repeat 3. A peer that is not named is left out.
+bench-engine-cpu: $(VENV)/.installed-dev $(VENV)/.native
+	$(BIN)/python -m benchmarks.engine --plan cpu --out benchmarks/results/engine-cpu.json --peer transformers \
+		$(if $(VLLM),vllm=$(VLLM)) $(if $(LLAMA_CPP),llama.cpp=$(LLAMA_CPP)) $(ARGS)
 
 gpu: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.gpu

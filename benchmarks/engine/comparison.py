@@ -17,13 +17,14 @@ from typing import Any
 from benchmarks.engine.ceiling import Rates, ceiling
 from benchmarks.engine.schedule import simulate
 from benchmarks.engine.session import Report, Session, load_report
-from benchmarks.engine.shapes import SHAPES
+from benchmarks.engine.shapes import KV_BYTES, SHAPES, WEIGHT_BYTES
+from benchmarks.engine.tree_memory import TreeMemory
 from benchmarks.engine.workloads import make_workload
 
 ROOT = Path(__file__).parents[2]
 TAIL = 2000
-WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
-SCHEDULES = {"cuda": (256, 16384), "cpu": (32, 1024)}
+OVER = "stopped after"
+SCHEDULES = {"cuda": (256, 16384), "cpu": (64, 1024)}
 """max_num_seqs and max_num_batched_tokens of our engine, and of the ceiling's simulation."""
 
 
@@ -54,17 +55,27 @@ def run_session(session: Session, limit_s: float) -> Report:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-            try:
-                process.wait(limit_s)
-                ending = "" if process.returncode == 0 else f"ended with {process.returncode}"
-            except subprocess.TimeoutExpired:
-                ending = f"stopped after {limit_s:.0f} s"
-            finally:
-                _kill(process)
+            ending, peak_bytes = _ending(process, limit_s)
         report = load_report(out) if out.is_file() else Report()
         if ending and not report.error:
-            report.error = f"{ending}\n{said.read_text(errors='replace')[-TAIL:]}"
+            report.details["said"] = tail = said.read_text(errors="replace")[-TAIL:]
+            report.error = ending if ending.startswith(OVER) else f"{ending}\n{tail}"
+        if session.device == "cpu":
+            report.peak_memory_bytes, report.memory_of = peak_bytes, "process"
         return report
+
+
+def _ending(process: subprocess.Popen[bytes], limit_s: float) -> tuple[str, int]:
+    """In words, empty where it ended well; and the most bytes that it and its children had."""
+    with TreeMemory(process.pid) as memory:
+        try:
+            process.wait(limit_s)
+            ending = "" if process.returncode == 0 else f"ended with {process.returncode}"
+        except subprocess.TimeoutExpired:
+            ending = f"{OVER} {limit_s:.0f} s, its limit"
+        finally:
+            _kill(process)
+    return ending, memory.peak_bytes
 
 
 def _environment(session: Session) -> dict[str, str]:
@@ -90,6 +101,7 @@ def results_of(session: Session, report: Report, rates: Rates | None) -> list[di
             "model": session.model,
             "workload": name,
             "system": session.system,
+            "device": session.device,
             "label": session.label,
             "precision": session.precision,
             "kv_cache_dtype": session.options.get("kv_cache_dtype", "auto"),
@@ -124,7 +136,7 @@ def ceiling_of(session: Session, workload_name: str, rates: Rates) -> dict[str, 
         simulate(workload, max_num_seqs, budget),
         rates,
         weight_bytes=weight_bytes,
-        kv_bytes=1 if is_fp8 else weight_bytes,
+        kv_bytes=1 if is_fp8 else KV_BYTES[session.precision],
     )
     return {
         **asdict(found),

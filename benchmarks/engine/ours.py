@@ -13,6 +13,7 @@ import torch
 
 from benchmarks.engine.device_profile import profile_steps
 from benchmarks.engine.session import Measured, Report, Session, peak_memory
+from benchmarks.engine.shapes import KV_BYTES, SHAPES, WEIGHT_BYTES
 from benchmarks.engine.workloads import Job, Workload
 from engine.config import EngineConfig
 from engine.engine import Engine
@@ -25,10 +26,10 @@ PROFILED_STEPS = 20
 
 def settings_of(session: Session, folder: Path, longest: int) -> dict[str, Any]:
     """Settings of EngineConfig. On a device the limits are those of nano-vllm's bench, so that all of its
-    sequences run at once and prompts come in large chunks."""
+    sequences run at once and prompts come in large chunks; on a processor as many run as vLLM is given."""
     on_device = session.device == "cuda"
     limits = {"max_num_seqs": 256, "max_num_batched_tokens": 16384}
-    small = {"max_num_seqs": 32, "max_num_batched_tokens": 1024, "kv_cache_bytes": CPU_KV_BYTES}
+    small = {"max_num_seqs": 64, "max_num_batched_tokens": 1024, "kv_cache_bytes": CPU_KV_BYTES}
     return {
         "model": str(folder),
         "load_format": "dummy",
@@ -42,11 +43,9 @@ def settings_of(session: Session, folder: Path, longest: int) -> dict[str, Any]:
 
 def run(session: Session, folder: Path, workloads: list[Workload], report: Report, out: Path) -> None:
     """Loads, warms up, and runs the workloads one after the other, each on a cache that others have used."""
-    longest = max(workload.longest for workload in workloads)
-    settings = settings_of(session, folder, longest)
+    settings = settings_of(session, folder, max(workload.longest for workload in workloads))
     start = time.perf_counter()
-    # By way of JSON, which checks names and values: what a flag says may be anything.
-    engine = Engine(msgspec.json.decode(msgspec.json.encode(settings), type=EngineConfig))
+    engine = make_engine(settings)
     report.startup_s = time.perf_counter() - start
     report.details = {
         "settings": {name: value for name, value in settings.items() if name != "model"},
@@ -54,6 +53,7 @@ def run(session: Session, folder: Path, workloads: list[Workload], report: Repor
         "device": engine.config.device,
         "num_blocks": engine.sizes.num_blocks,
         "threads": torch.get_num_threads(),
+        "least_bytes": _least_bytes(session, engine),
     }
     for workload in workloads:
         _warm_up(engine, workload, 32 if session.device == "cuda" else 2)
@@ -65,21 +65,18 @@ def run(session: Session, folder: Path, workloads: list[Workload], report: Repor
         report.save(out)
 
 
+def make_engine(settings: dict[str, Any]) -> Engine:
+    """By way of JSON, which checks names and values: what a flag says may be anything."""
+    return Engine(msgspec.json.decode(msgspec.json.encode(settings), type=EngineConfig))
+
+
 def measure(engine: Engine, workload: Workload) -> Measured:
     """All jobs at once, from the first step to the last token."""
-    requests = [_request(str(i), job, workload.temperature) for i, job in enumerate(workload.jobs)]
-    times: list[float] = []
-    num_tokens = 0
+    requests = [make_request(str(i), job, workload.temperature) for i, job in enumerate(workload.jobs)]
     begin = time.perf_counter()
-    engine.add(requests, last=True)
-    while engine.has_work:
-        start = time.perf_counter()
-        for output in engine.step():
-            if output.error is not None:
-                raise RuntimeError(f"request {output.request_id}: {output.error}")
-            num_tokens += len(output.token_ids)
-        times.append(time.perf_counter() - start)
+    tokens, times = generate(engine, requests)
     seconds = time.perf_counter() - begin
+    num_tokens = sum(map(len, tokens.values()))
     if num_tokens != workload.num_output_tokens:
         raise RuntimeError(f"{num_tokens} output tokens, expected {workload.num_output_tokens}")
     ordered = sorted(times)
@@ -98,7 +95,23 @@ def measure(engine: Engine, workload: Workload) -> Measured:
     )
 
 
-def _request(request_id: str, job: Job, temperature: float) -> Request:
+def generate(engine: Engine, requests: list[Request]) -> tuple[dict[str, list[int]], list[float]]:
+    """Output tokens by request, and the seconds of each step. Raises RuntimeError where a request fails."""
+    tokens: dict[str, list[int]] = {request.request_id: [] for request in requests}
+    times: list[float] = []
+    engine.add(requests, last=True)
+    while engine.has_work:
+        start = time.perf_counter()
+        for output in engine.step():
+            if output.error is not None:
+                raise RuntimeError(f"request {output.request_id}: {output.error}")
+            tokens[output.request_id] += output.token_ids
+        times.append(time.perf_counter() - start)
+    return tokens, times
+
+
+def make_request(request_id: str, job: Job, temperature: float) -> Request:
+    """With the end token ignored."""
     params = RequestParams(
         max_tokens=job.max_tokens,
         seed=zlib.crc32(request_id.encode()),
@@ -108,13 +121,21 @@ def _request(request_id: str, job: Job, temperature: float) -> Request:
     return Request(request_id=request_id, prompt_token_ids=job.prompt_token_ids, params=params)
 
 
+def _least_bytes(session: Session, engine: Engine) -> int:
+    """Of the weights, each once, and of the whole KV cache."""
+    sizes, shape = engine.sizes, SHAPES[session.model]
+    kv_bytes = 1 if session.options.get("kv_cache_dtype") == "fp8" else KV_BYTES[session.precision]
+    cache = sizes.num_blocks * sizes.block_size * shape.kv_bytes_per_token(kv_bytes)
+    return shape.num_params * WEIGHT_BYTES[session.precision] + cache
+
+
 def _warm_up(engine: Engine, workload: Workload, count: int) -> None:
     """Some of the workload's shapes with other tokens, so that nothing of it is in the prefix cache."""
     jobs = [
         Job([(i + 1) % engine.vocab_size for i in job.prompt_token_ids], WARM_UP_TOKENS)
         for job in workload.jobs[:count]
     ]
-    engine.add(_request(f"warm-up {i}", job, workload.temperature) for i, job in enumerate(jobs))
+    engine.add(make_request(f"warm-up {i}", job, workload.temperature) for i, job in enumerate(jobs))
     while engine.has_work:
         engine.step()
 
@@ -122,7 +143,7 @@ def _warm_up(engine: Engine, workload: Workload, count: int) -> None:
 def _add_profile(engine: Engine, workload: Workload, measured: Measured) -> None:
     """What the device does in some decode steps of a full batch, outside of what was timed."""
     jobs = [Job(job.prompt_token_ids, 4 * PROFILED_STEPS) for job in workload.jobs]
-    engine.add(_request(f"profile {i}", job, workload.temperature) for i, job in enumerate(jobs))
+    engine.add(make_request(f"profile {i}", job, workload.temperature) for i, job in enumerate(jobs))
     while engine.has_work and engine.scheduler.num_waiting:
         engine.step()
     for _ in range(4):  # the last chunks of prompts

@@ -19,27 +19,35 @@ class Session:
     """What a worker is told."""
 
     system: str
-    """ours, transformers or vllm."""
+    """ours, transformers, vllm or llama.cpp; accuracy, profile or redis: what else is measured of ours."""
     model: str
     """A name in `shapes.SHAPES`."""
     workloads: list[str]
     device: str
     precision: str
-    """fp32, bf16 or fp16."""
+    """fp32, bf16, fp16 or int8; llama.cpp's F16 is fp16 here and its Q8_0 int8."""
     options: dict[str, Any] = field(default_factory=dict)
     """Of ours: settings of EngineConfig beside those that the benchmark derives."""
     python: str = sys.executable
+    program: str = ""
+    """Of a system that is no Python: its file or folder."""
     limit_s: float = 600.0
+    note: str = ""
+    """Why there is another session of this system, where there is: part of its label."""
 
     @property
     def label(self) -> str:
         """How tables name it."""
         words = [self.system, self.precision]
+        if self.system == "llama.cpp":
+            words[1] = {"fp16": "F16", "int8": "Q8_0"}.get(self.precision, self.precision)
         if self.system == "ours":
             words[0] = f"ours ({self.options.get('ops', 'auto')})"
             if self.options.get("kv_cache_dtype", "auto") != "auto":
                 words.append(f"{self.options['kv_cache_dtype']} KV")
-        return " ".join(words)
+        if self.system == "redis":
+            words[0] = f"through Redis ({self.options.get('ops', 'auto')})"
+        return " ".join([*words, *([self.note] if self.note else [])])
 
 
 @dataclass
@@ -55,6 +63,8 @@ class Measured:
     host_gap: float | None = None
     """The share of the time in which the device waited for the host, where the engine or a profile tells."""
     profile: dict[str, Any] = field(default_factory=dict)
+    exact: bool = True
+    """Whether it was this workload, job by job, and not only one of the same means."""
 
 
 @dataclass
@@ -64,7 +74,7 @@ class Report:
     startup_s: float = 0.0
     peak_memory_bytes: int = 0
     memory_of: str = ""
-    """`device`: what is taken of its memory; `process`: what was resident at most."""
+    """`device`: what is taken of its memory; `process`: what was resident at most, of all its processes."""
     details: dict[str, Any] = field(default_factory=dict)
     measured: list[Measured] = field(default_factory=list)
     error: str = ""

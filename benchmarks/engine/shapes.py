@@ -11,6 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
+KV_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 2}
+"""Of one element, in a precision of ours."""
 FP8_SCALE_BYTES = 4
 """Of each token's head in an FP8 cache, see kernels/attention.py."""
 
@@ -109,8 +112,14 @@ LLAMA_32_1B = ModelShape(
 QWEN3_06B_32K = replace(QWEN3_06B, name="qwen3-0.6b-32k", vocab_size=32000)
 """With the vocabulary of the comparison of peers on processors."""
 TINY = ModelShape("tiny", "qwen3", "Qwen3ForCausalLM", 512, 64, 128, 2, 4, 2, 16, 512, 1e4, True, True)
+TINY_LLAMA = replace(
+    TINY, name="tiny-llama", model_type="llama", architecture="LlamaForCausalLM", head_norm=False
+)
 
-SHAPES = {shape.name: shape for shape in (QWEN3_06B, LLAMA_31_8B, QWEN3_8B, LLAMA_32_1B, QWEN3_06B_32K, TINY)}
+SHAPES = {
+    shape.name: shape
+    for shape in (QWEN3_06B, LLAMA_31_8B, QWEN3_8B, LLAMA_32_1B, QWEN3_06B_32K, TINY, TINY_LLAMA)
+}
 
 
 def write_folder(shape: ModelShape, folder: Path) -> Path:

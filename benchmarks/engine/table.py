@@ -1,12 +1,9 @@
-"""The table of an engine benchmark: `python -m benchmarks.engine.table FILE` prints it again."""
+"""The table of an engine benchmark."""
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from benchmarks.engine.ceiling import Rates
@@ -30,7 +27,8 @@ def lines(rows: Sequence[dict[str, Any]], verdict: Verdict) -> list[str]:
     is compared with them no ratio, unless their precision is verified."""
     found = [HEAD]
     for row in medians(rows):
-        start = f"{row['model']:<15} {row['workload']:<14} {row['label']:<24} "
+        label = row["label"] + ("" if row.get("exact", True) else "*")
+        start = f"{row['model']:<15} {row['workload']:<14} {label:<24} "
         if "seconds" not in row:
             found.append(start + last_line(row["error"]))
         elif row["system"] == "ours" and not verdict.of_engine(row["precision"], row["kv_cache_dtype"]):
@@ -71,17 +69,18 @@ def medians(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def ratio_to_peers(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> float | None:
-    """How many times as fast as the fastest peer of the same run; None for peers and without any."""
+    """How many times as fast as the fastest peer of the same run, by output tokens/s; None for peers and
+    without any."""
     if row["system"] != "ours":
         return None
     peers = [
-        other["seconds"]
+        other["output_tokens_per_s"]
         for other in medians(rows)
         if (other["model"], other["workload"]) == (row["model"], row["workload"])
         and other["system"] != "ours"
         and "seconds" in other
     ]
-    return min(peers) / row["seconds"] if peers else None
+    return row["output_tokens_per_s"] / max(peers) if peers else None
 
 
 def last_line(text: str) -> str:
@@ -100,8 +99,3 @@ def _figures(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
         f"{f'{ratio:.2f}' if ratio else '':>7} {share} {gap} {row['peak_memory_bytes'] / 2**30:6.1f} "
         f"{row['startup_s']:7.1f}"
     )
-
-
-if __name__ == "__main__":
-    saved = json.loads(Path(sys.argv[1]).read_text())
-    print("\n".join(lines(saved["rows"], Verdict(**saved["verdict"]))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 import tempfile
 import traceback
@@ -13,7 +14,15 @@ from benchmarks.engine.session import Report, Session
 from benchmarks.engine.shapes import SHAPES, write_folder
 from benchmarks.engine.workloads import make_workload
 
-SYSTEMS = {"ours": "ours", "transformers": "transformers_peer", "vllm": "vllm_peer"}
+SYSTEMS = {
+    "ours": "ours",
+    "transformers": "transformers_peer",
+    "vllm": "vllm_peer",
+    "llama.cpp": "llama_cpp_peer",
+    "accuracy": "accuracy",
+    "profile": "step_profile",
+    "redis": "through_redis",
+}
 
 
 def main() -> int:
@@ -34,4 +43,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # A peer may wait for ever for the processes that it has started; who runs this ends them.
+    os._exit(status)

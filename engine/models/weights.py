@@ -61,7 +61,9 @@ class DummyWeights:
     """Random values in the spec's shapes, the same for every load: for benchmarks.
 
     Matrices are uniform with a variance of 1 / columns, so that activations stay about as large as they come
-    in; norms are near 1. One million random numbers are made and repeated, which is as fast as memory.
+    in; norms are near 1. One million random numbers are made and repeated, which is as fast as memory. They
+    are rounded to bfloat16, as most checkpoints are, whatever they are read as: precisions then differ by how
+    they compute and not by what they were given.
     """
 
     def __init__(self, dtype: torch.dtype, device: torch.device = CPU) -> None:
@@ -100,5 +102,5 @@ class DummyWeights:
         """A model has few of them: each is made once."""
         key = (scale, offset, dtype)
         if key not in self._patterns:
-            self._patterns[key] = (self._pattern * scale).add_(offset).to(dtype)
+            self._patterns[key] = (self._pattern * scale).add_(offset).to(torch.bfloat16).to(dtype)
         return self._patterns[key]

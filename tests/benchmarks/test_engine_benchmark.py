@@ -124,6 +124,7 @@ def test_plans_name_what_there_is() -> None:
     assert [(one.system, one.precision) for one in plan] == [
         ("ours", "fp32"),
         ("ours", "bf16"),
+        ("vllm", "bf16"),
         ("vllm", "fp32"),
         ("transformers", "fp32"),
     ]
