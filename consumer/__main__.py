@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -30,6 +31,8 @@ def serve(make_consumer: Callable[[], Consumer]) -> int:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
+    # Texts are tokenized one by one: a pool of threads would only stand in the engine's way.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         import uvloop  # absent on Windows, and not needed for anything but speed
     except ImportError:

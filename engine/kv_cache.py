@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
+import sys
+from math import prod
+
 import torch
 from torch import Tensor
 
@@ -17,7 +21,7 @@ class KVStorage:
         shape = model.attention_shapes[0]
         size = (model.num_layers, 2, num_blocks + 1, block_size, shape.num_kv_heads, shape.head_dim)
         # FP8 as bytes: not every build of torch moves it.
-        self._data = torch.zeros(size, dtype=torch.uint8 if dtype == FP8 else dtype, device=model.device)
+        self._data = _zeros(size, torch.uint8 if dtype == FP8 else dtype, model.device)
         self._scales: Tensor | None = None
         if dtype == FP8:
             self._scales = torch.zeros(size[:-1], dtype=torch.float32, device=model.device)
@@ -38,6 +42,15 @@ class KVStorage:
     def clear_blocks(self, blocks: Tensor) -> None:
         """Zeros in these blocks. blocks: [N] int64, on the cache's device."""
         self._data.index_fill_(2, blocks, 0)
+
+
+def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros; on the host, in pages that take memory, and time to be made, when they are first written to."""
+    if device.type != "cpu":
+        return torch.zeros(size, dtype=dtype, device=device)
+    options = {} if sys.platform == "win32" else {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS}
+    pages = mmap.mmap(-1, prod(size) * dtype.itemsize, **options)
+    return torch.frombuffer(pages, dtype=torch.uint8).view(dtype).view(size)
 
 
 def block_bytes(

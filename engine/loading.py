@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from engine.config import EngineConfig
+from engine.cores import usable_cores
 from engine.device import CPU_KV_CACHE_BYTES
 from engine.errors import ConfigError, NoSpec
 from engine.memory import kv_cache_bytes, runner_sizes, window
@@ -60,8 +61,13 @@ def load(config: EngineConfig, on_phase: Callable[[str], None]) -> Loaded:
     if isinstance(described, DecoderSpec):
         model = load_decoder(folder, described, config, num_tokens, on_phase)
     else:
+        if config.precision == "int8":
+            raise ConfigError(
+                f"precision is 'int8': {described.architecture} runs by transformers' own code, "
+                "which is checked against itself and would fail with weights in 8 bits"
+            )
         model = load_fallback(
-            folder, hf_config, config, load_op_set(config.ops, STORED.get(config.precision)), on_phase
+            folder, hf_config, config, load_op_set(config.ops, STORED[config.precision]), on_phase
         )
     if early is None:
         on_phase("measuring memory")
@@ -101,8 +107,7 @@ def num_threads(config: EngineConfig, num_parameters: int) -> int:
     named = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     if named.isdecimal() and int(named) > 0:
         return int(named)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, max(1, num_parameters // PARAMETERS_PER_THREAD))
+    return min(usable_cores(), max(1, num_parameters // PARAMETERS_PER_THREAD))
 
 
 def check_ranges(config: EngineConfig) -> None:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from engine.config import EngineConfig
+from engine.cores import wait_without_spinning
 from engine.errors import EngineError
 from engine.messages import (
     HEADER,
@@ -157,6 +158,7 @@ def serve(link: Link, engine: Engine) -> None:
 def load(link: Link, config: EngineConfig) -> Engine:
     """Loads the engine and says Ready. Raises EngineError and PeerGone."""
     link.send(Loading("starting torch"))
+    wait_without_spinning(os.environ)
     from engine.engine import Engine
 
     engine = Engine(config, on_phase=lambda phase: link.send(Loading(phase)))

@@ -195,7 +195,7 @@ class Runner:
                 torch.tensor([copied.source for copied in batch.copied_blocks]),
                 torch.tensor([copied.target for copied in batch.copied_blocks]),
             )
-        if batch.appended_blocks:
+        if self.model.ops.reads_past_context and batch.appended_blocks:
             # Attention reads past a context's end, with weight 0: what is there must be finite.
             self._storage.clear_blocks(
                 torch.tensor([block for _, blocks in batch.appended_blocks for block in blocks])

@@ -36,7 +36,7 @@ class LayerCache:
 
     keys: Tensor
     """[blocks, block_size, kv_heads, D] contiguous, of the activations' dtype, FP8, or another that the op
-    set takes with it."""
+    set takes with it. Within a block an op set may have an order of its own, see `OpSet.stores_by_head`."""
     values: Tensor
     """Likewise."""
     key_scales: Tensor | None = None

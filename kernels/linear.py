@@ -28,13 +28,28 @@ class LinearWeight:
 
 
 def pack_linear(ops: OpSet, weight: Tensor, bias: Tensor | None) -> LinearWeight:
-    """Takes a weight [N, K] and a bias [N] or None, both contiguous; the result may share their memory."""
+    """Takes a weight [N, K] and a bias [N] or None, both contiguous; the result may share their memory.
+
+    They are of one type, unless the op set has one of its own that it copies them to (`copies_weights`)."""
     check("weight", weight, (None, None), weight.dtype, weight.device)
     check_float("weight", weight)
     check_contiguous("weight", weight)
     if bias is not None:
-        check("bias", bias, (weight.shape[0],), weight.dtype, weight.device)
+        dtype = bias.dtype if ops.copies_weights else weight.dtype
+        check("bias", bias, (weight.shape[0],), dtype, weight.device)
+        check_float("bias", bias)
     return ops.pack_linear(weight, bias)
+
+
+def pack_router(ops: OpSet, weight: Tensor) -> LinearWeight:
+    """As `pack_linear`, without a bias and in no fewer bits than 16: between two experts that are nearly
+    alike, rounding would choose."""
+    if ops.pack_router is None:
+        return pack_linear(ops, weight, None)
+    check("weight", weight, (None, None), weight.dtype, weight.device)
+    check_float("weight", weight)
+    check_contiguous("weight", weight)
+    return ops.pack_router(weight, None)
 
 
 def linear(ops: OpSet, x: Tensor, weight: LinearWeight) -> Tensor:

@@ -49,8 +49,18 @@ class OpSet:
     top_logprobs: Callable[[Tensor, Tensor, int], TopLogprobs]
     computes_in: torch.dtype | None = None
     """Of which type activations are, whatever that of the weights; None: they are of the weights'."""
+    pack_router: Callable[[Tensor, Tensor | None], LinearWeight] | None = None
+    """`pack_linear` for what chooses experts, where that one rounds too coarsely for a choice."""
+    copies_weights: bool = False
+    """Whether packing copies a weight, of any floating type, into the op set's own: then nothing of the given
+    memory is kept, but for biases."""
+    rows: Callable[[LinearWeight, Tensor], Tensor] | None = None
+    """[T, K] float32: rows of a packed weight by their numbers [T] int64, so that an embedding that is also
+    an output matrix is not held twice; None: packed weights cannot be read, or share the given memory."""
     is_recordable: bool = False
     """Whether its operations wait for no device, so that they can be recorded in a CUDA graph."""
+    stores_by_head: bool = False
+    """Whether what a block holds is ordered as `kernels.cpu.paged` says, and not as `LayerCache` does."""
     reads_past_context: bool = False
     """Whether attention multiplies what lies past a context's end by 0, so that it has to be finite."""
 

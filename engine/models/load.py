@@ -15,15 +15,16 @@ from engine.models.spec import DecoderSpec
 from engine.models.weights import DummyWeights, Weights
 from kernels.opset import load_op_set
 
-STORED: Final[dict[Precision, torch.dtype]] = {"int8": torch.int8}
-"""As what linear layers are packed, where that is not the type that they are read in."""
-
 DTYPES: Final[dict[Precision, torch.dtype]] = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
     "int8": torch.bfloat16,
 }
+"""Of weights as they are read, and of keys and values."""
+
+STORED: Final[dict[Precision, torch.dtype]] = {**DTYPES, "int8": torch.int8}
+"""As what linear layers are packed."""
 
 
 def load_decoder(
@@ -35,10 +36,10 @@ def load_decoder(
 ) -> Decoder:
     """Reads the folder's weights, or makes dummy ones, in the layout of the op set of a resolved config.
 
-    Raises WeightsError. Each parameter is read on its own, straight into its fused shape and type: beside the
-    weights there are at most one parameter as it is before the op set has packed it (of experts, the two of
-    a layer), and one tensor of a file. A tied output matrix is the embedding's own memory where the op set
-    computes with it as it is; the processor's op set packs a copy.
+    Raises WeightsError. Beside the weights there is at most one parameter (of experts, the two of a layer) as
+    it is before the op set has packed it, and one tensor of a file where those have to be rearranged. A tied
+    output matrix is held once: it is the embedding's own memory, or tokens are looked up in the packed one.
+    An op set that can do neither packs a copy.
     """
     device = torch.device(config.device)
     weights: Weights
@@ -53,5 +54,5 @@ def load_decoder(
 
     with torch.inference_mode():
         return Decoder(
-            spec, load_op_set(config.ops, STORED.get(config.precision)), weights, num_positions, on_layer
+            spec, load_op_set(config.ops, STORED[config.precision]), weights, num_positions, on_layer
         )

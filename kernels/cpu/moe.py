@@ -6,23 +6,24 @@ threads add up: each expert adds to a row once, and experts take turns in order 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from kernels.activation import Activation
-from kernels.cpu.activation import act_and_mul
 from kernels.cpu.linear import PackLinear, RunLinear
 from kernels.moe import ExpertWeights
 
 
 @dataclass(frozen=True, slots=True)
 class CpuExperts:
-    """Experts over one pair of linear operations."""
+    """Experts over one pair of linear operations and the activation between them."""
 
     pack_linear: PackLinear
     linear: RunLinear
+    act_and_mul: Callable[[Tensor, Activation], Tensor]
 
     def pack(self, gate_up: Tensor, down: Tensor, activation: Activation) -> ExpertWeights:
         """See `kernels.moe.pack_experts`."""
@@ -49,7 +50,7 @@ class CpuExperts:
             if count > 0:
                 picked = rows[start:end]
                 hidden = self.linear(x[picked], experts.gate_up[expert])
-                hidden = self.linear(act_and_mul(hidden, experts.activation), experts.down[expert])
+                hidden = self.linear(self.act_and_mul(hidden, experts.activation), experts.down[expert])
                 out.index_add_(0, picked, hidden.float() * weights[start:end])
         return out.to(x.dtype)
 

@@ -19,8 +19,19 @@ from kernels.linear import LinearWeight
 PANEL: Final = 32
 """Outputs that are packed together."""
 _INT8: Final = 3
-_KINDS: Final = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: _INT8}
-"""As linear.h names them."""
+_HALF_PRODUCTS: Final = 5
+_PAIRS: Final = 4
+UNITS: Final = {_INT8: 4, _PAIRS: 2}
+"""How many inputs of one output lie side by side, of those kinds where that is more than one."""
+_SCALED: Final = (_INT8, _HALF_PRODUCTS)
+_KINDS: Final = {
+    torch.float32: (0,),
+    torch.bfloat16: (_PAIRS, 1),
+    torch.float16: (_HALF_PRODUCTS, 2),
+    torch.int8: (_INT8,),
+}
+"""As linear.h names them, for each type that weights are stored as, the fastest first: not every processor
+has all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,20 +60,24 @@ class PackedLinear:
         """See `kernels.linear.pack_linear`."""
         out_features, in_features = weight.shape
         stored = self._stored or weight.dtype
-        kind, depth = _KINDS[stored], in_features
-        scales = offsets = None
-        if kind == _INT8:
-            depth = -(-in_features // 4) * 4
-            scales = torch.empty(out_features)
-            offsets = torch.empty(out_features, dtype=torch.int32)
+        kind = next(kind for kind in _KINDS[stored] if self._native.penstock_has_linear(kind))
+        unit = UNITS.get(kind, 1)
+        depth = -(-in_features // unit) * unit
+        scales = torch.empty(out_features) if kind in _SCALED else None
+        offsets = torch.empty(out_features, dtype=torch.int32) if kind == _INT8 else None
         packed = torch.empty(-(-out_features // PANEL) * PANEL * depth, dtype=stored)
+        sizes = Linear(
+            scales=_pointer(scales),
+            offsets=_pointer(offsets),
+            in_features=in_features,
+            out_features=out_features,
+            kind=kind,
+        )
         status = self._native.penstock_pack_linear(
             ctypes.c_void_p(weight.data_ptr()),
             TYPES[weight.dtype],
-            *(out_features, in_features, kind),
+            ctypes.byref(sizes),
             ctypes.c_void_p(packed.data_ptr()),
-            _pointer(scales),
-            _pointer(offsets),
         )
         assert status == 0, "a kind of weight that the library does not know"
         data = PackedWeight(packed, None if bias is None else bias.float(), kind, scales, offsets)

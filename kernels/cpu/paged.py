@@ -1,5 +1,8 @@
 """Paged attention in C++: blocks are read where they lie.
 
+In a block each KV head's numbers lie together, keys by channel: [kv_heads, D, block_size], so that 16 keys
+meet a query's channel in one vector; values [kv_heads, block_size, D]. See `as_stored` and `by_token`.
+
 A query's result depends on its own context alone: every row goes the same way through the same tiles of keys,
 which begin at multiples of 32 positions. See kernels/cpu/native/attention.inc.
 """
@@ -35,6 +38,8 @@ class PagedPlan:
     tiles: Ints32
     """[N, 3]: sequence, first query, number of queries; those with most to do first."""
     slopes: Tensor | None
+    heads_at_once: int
+    """KV heads of a tile that go together."""
     empty_rows: Tensor | None
     """[E] int64: queries that have no context."""
 
@@ -54,10 +59,12 @@ class PagedAttention:
         empty_rows = None
         if not contexts.all():
             empty_rows = metadata.cu_seqlens_q[:-1][metadata.context_lens == 0].long()
+        tiles = _tiles(metadata.cu_seqlens_q.numpy(), contexts, max(1, _ROWS // group))
         return PagedPlan(
             metadata=metadata,
             shape=shape,
-            tiles=_tiles(metadata.cu_seqlens_q.numpy(), contexts, max(1, _ROWS // group)),
+            tiles=tiles,
+            heads_at_once=_heads_at_once(tiles, shape),
             slopes=torch.tensor(shape.alibi_slopes) if shape.alibi_slopes else None,
             empty_rows=empty_rows,
         )
@@ -79,8 +86,8 @@ class PagedAttention:
                     None if plan.slopes is None else plan.slopes.data_ptr(),
                     plan.tiles.ctypes.data,
                     *(q.stride(0), metadata.block_tables.stride(0)),
-                    *(len(plan.tiles), shape.num_heads, shape.num_kv_heads, shape.head_dim),
-                    *(metadata.block_size, shape.window, shape.scale, shape.soft_cap),
+                    *(len(plan.tiles), shape.num_heads, shape.num_kv_heads, plan.heads_at_once),
+                    *(shape.head_dim, metadata.block_size, shape.window, shape.scale, shape.soft_cap),
                     *(TYPES[q.dtype], TYPES[cache.keys.dtype]),
                 )
             )
@@ -101,3 +108,28 @@ def _tiles(bounds: Ints32, contexts: Ints32, num_queries: int) -> Ints32:
     work = (contexts[seqs] - counts[seqs] + first + queries) * queries
     tiles = np.stack((seqs, first, queries), axis=1)[np.argsort(-work, kind="stable")]
     return np.ascontiguousarray(tiles, dtype=np.int32)
+
+
+def _heads_at_once(tiles: Ints32, shape: AttentionShape) -> int:
+    """All that fit where every tile has few queries and there are tiles enough for every thread: while one
+    head's keys are worked on, those of the next are on their way."""
+    most_rows = int(tiles[:, 2].max(initial=1)) * (shape.num_heads // shape.num_kv_heads)
+    if len(tiles) < 4 * torch.get_num_threads():
+        return 1
+    fitting = (n for n in range(shape.num_kv_heads, 0, -1) if shape.num_kv_heads % n == 0)
+    return next(n for n in fitting if n == 1 or n * most_rows <= _ROWS)
+
+
+def as_stored(cache: LayerCache) -> LayerCache:
+    """A new cache as this op set has it, of one as `LayerCache` says."""
+    blocks = cache.keys.shape
+    keys, values = cache.keys.permute(0, 2, 3, 1), cache.values.transpose(1, 2)
+    return LayerCache(keys.contiguous().view(blocks), values.contiguous().view(blocks))
+
+
+def by_token(cache: LayerCache) -> LayerCache:
+    """The other way around."""
+    blocks, block_size, kv_heads, head_dim = cache.keys.shape
+    keys = cache.keys.view(blocks, kv_heads, head_dim, block_size).permute(0, 3, 1, 2)
+    values = cache.values.view(blocks, kv_heads, block_size, head_dim).transpose(1, 2)
+    return LayerCache(keys.contiguous(), values.contiguous())

@@ -42,12 +42,12 @@ def load(folder: Path, **settings: Any) -> Model:
     return load_decoder(folder, spec, config, spec.max_position_embeddings, lambda phase: None)
 
 
-def new_cache(model: Model, num_blocks: int) -> KVCache:
-    """Zeros, as the runner has them."""
+def new_cache(model: Model, num_blocks: int, dtype: torch.dtype | None = None) -> KVCache:
+    """Zeros, as the runner has them, by default of the activations' type."""
     shape = model.attention_shapes[0]
     size = (num_blocks, BLOCK_SIZE, shape.num_kv_heads, shape.head_dim)
     return [
-        LayerCache(torch.zeros(size, dtype=model.dtype), torch.zeros(size, dtype=model.dtype))
+        LayerCache(*(torch.zeros(size, dtype=dtype or model.dtype) for _ in range(2)))
         for _ in range(model.num_layers)
     ]
 

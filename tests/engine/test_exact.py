@@ -1,4 +1,6 @@
-"""A job's sampled tokens are the same alone, in a batch of 64, chunked, after preemption and when resumed."""
+"""A job's sampled tokens are the same alone, in a batch of 64, chunked, after preemption and when resumed.
+
+To the bit, and in every precision: test_precisions."""
 
 from __future__ import annotations
 
@@ -8,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from engine.engine import Engine
 from engine.request import Request, RequestParams
@@ -114,44 +115,3 @@ def test_seeds_and_samples_draw_differently(tiny_model: Callable[[str], Path]) -
     )
     assert got[0] == got[1]
     assert len({tuple(answer) for answer in got}) == 3
-
-
-@pytest.mark.skipif(
-    not (torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()),
-    reason="exact batches need oneDNN and MKL",
-)
-@pytest.mark.parametrize("family", ["llama-biases-no-gqa", "qwen3"])
-def test_logits_are_the_same_to_the_bit(family: str, tiny_model: Callable[[str], Path]) -> None:
-    """What equal tokens rest on: sampling only shows a difference where two tokens are nearly tied."""
-
-    def logits(which: list[Request], **settings: Any) -> dict[tuple[int, int], torch.Tensor]:
-        """By first token of the prompt (here: which request) and output index."""
-        engine = engine_of(tiny_model(family), **settings)
-        seen: dict[tuple[int, int], torch.Tensor] = {}
-        sample, state = engine.runner.sample, engine.runner.rows
-
-        def recording(rows: list[int], masks: Any = None) -> Any:
-            for row, values in zip(rows, engine.runner._logits if rows else [], strict=True):
-                index = int(state.num_tokens[row] - state.num_prompt_tokens[row])
-                seen.setdefault((int(state.tokens[row, 0]), index), values.clone())
-            return sample(rows, masks)
-
-        engine.runner.sample = recording
-        run(engine, which, check=False)
-        return seen
-
-    prompts = [[i, *prompt] for i, prompt in enumerate(PROMPTS)]
-    which = [
-        Request(request_id=str(i), prompt_token_ids=prompt, params=params(i))
-        for i, prompt in enumerate(prompts)
-    ]
-    whole = logits(which)
-    assert len(whole) == 64 * MAX_TOKENS
-    others = [
-        logits(which, max_num_batched_tokens=23, max_num_seqs=16),
-        logits(which, num_blocks=12, block_size=8, max_model_len=96),
-        *(logits([request]) for request in which[::9]),
-    ]
-    for other in others:
-        for key, values in other.items():
-            assert torch.equal(values, whole[key]), f"(request, output index) {key}"

@@ -23,7 +23,7 @@ from engine.models.fallback_config import fallback_sizes
 from engine.models.fallback_families import KNOWN_TO_BE_REFUSED, KNOWN_TO_WORK
 from engine.models.fallback_linear import PackedLinear, pack_linears
 from engine.models.fallback_probe import PagedPrompts
-from engine.models.folder import read_config
+from engine.models.folder import transformers_config
 from kernels.opset import load_op_set
 from tests.engine.fallback_models import SLIDING_WINDOW, VOCAB_SIZE, WINDOW, save_fallback_model, tiny_config
 
@@ -35,7 +35,7 @@ PROMPT_LENS = (70, 3, 29)
 def load(folder: Path, **settings: Any) -> FallbackModel:
     """The folder's model with the processor's op set."""
     config = resolve(EngineConfig(model=str(folder), **settings))
-    return load_fallback(folder, read_config(folder), config, load_op_set("cpu"), lambda phase: None)
+    return load_fallback(folder, transformers_config(folder), config, load_op_set("cpu"), lambda phase: None)
 
 
 def prompts() -> list[list[int]]:
@@ -128,7 +128,7 @@ def test_other_classes_are_refused_by_name(tmp_path: Path) -> None:
         config.architectures = architectures
         config.save_pretrained(tmp_path)
         with pytest.raises(UnsupportedModel, match=words):
-            fallback_sizes(read_config(tmp_path))
+            fallback_sizes(transformers_config(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_a_config_that_asks_for_more_is_refused(settings: dict[str, Any], words:
 def test_sizes_are_known_before_loading(tmp_path: Path) -> None:
     for architecture in ("CohereForCausalLM", "OPTForCausalLM", "OlmoeForCausalLM", "CTRLLMHeadModel"):
         folder = save_fallback_model(architecture, tmp_path / architecture)
-        sizes, model = fallback_sizes(read_config(folder)), load(folder)
+        sizes, model = fallback_sizes(transformers_config(folder)), load(folder)
         whole = AutoModelForCausalLM.from_pretrained(folder)
         assert sizes.num_parameters == sum(parameter.numel() for parameter in whole.parameters())
         assert sizes.max_position_embeddings == WINDOW
@@ -229,7 +229,7 @@ def test_random_weights_in_the_shapes_of_a_config(tmp_path: Path) -> None:
 def test_an_unused_name_stays_unknown_to_transformers(tmp_path: Path) -> None:
     """Loading changes no model but its own: another one of the same config has its own attention."""
     folder = save_fallback_model("OlmoForCausalLM", tmp_path)
-    config = read_config(folder)
+    config = transformers_config(folder)
     before = json.dumps(config.to_dict(), default=str)
     load_fallback(
         folder, config, resolve(EngineConfig(model=str(folder))), load_op_set("cpu"), lambda phase: None

@@ -19,7 +19,7 @@ from engine.errors import UnsupportedModel
 from engine.models import fallback, fallback_attention, fallback_config, fallback_probe
 from engine.models.fallback import load_fallback
 from engine.models.fallback_attention import UNKNOWN_MASK, Layers, describe_mask
-from engine.models.folder import read_config
+from engine.models.folder import transformers_config
 from kernels.attention import AttentionMetadata, AttentionPlan, AttentionShape, plan_attention
 from kernels.opset import OpSet, load_op_set
 from tests.engine.fallback_models import SLIDING_WINDOW, save_fallback_model
@@ -30,7 +30,7 @@ OTHER_LOGITS = "gives other logits with our attention than with transformers' ow
 def load(folder: Path, **settings: Any) -> fallback.FallbackModel:
     """The folder's model with the processor's op set."""
     config = resolve(EngineConfig(model=str(folder), **settings))
-    return load_fallback(folder, read_config(folder), config, load_op_set("cpu"), lambda phase: None)
+    return load_fallback(folder, transformers_config(folder), config, load_op_set("cpu"), lambda phase: None)
 
 
 def change_shapes(monkeypatch: pytest.MonkeyPatch, **fields: float) -> None:

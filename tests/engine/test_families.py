@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.engine.paged import all_logits, load, new_cache, new_rows, step
+from tests.engine.paged import all_logits, load
 from tests.engine.tiny_models import FAMILIES, load_transformers_model, random_prompts
 
 PROMPTS = random_prompts(6, longest=90, seed=2)
@@ -53,28 +53,3 @@ def test_half_precision_is_as_good_as_transformers(
                     f"{family}, {precision}, request {i}, position {position}: {whose} token {chosen}"
                 )
     assert 0 < my_error < 1.25 * their_error, f"{family}: {my_error} off, transformers {their_error}"
-
-
-@pytest.mark.skipif(
-    not (torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()),
-    reason="exact batches need oneDNN and MKL",
-)
-@pytest.mark.parametrize("family", FAMILIES)
-def test_logits_are_the_same_to_the_bit_in_chunks_and_batches(
-    family: str, tiny_model: Callable[[str], Path]
-) -> None:
-    model = load(tiny_model(family))
-    alone = [all_logits(model, prompt) for prompt in PROMPTS]
-    rows = new_rows(PROMPTS, 0)
-    cache = new_cache(model, 1 + sum(len(row.table) for row in rows))
-    parts: list[list[torch.Tensor]] = [[] for _ in rows]
-    size = 1
-    while left := [i for i, row in enumerate(rows) if row.num_computed < len(row.token_ids)]:
-        counts = [min(len(PROMPTS[i]) - rows[i].num_computed, size + i) for i in left]
-        with torch.inference_mode():
-            logits = step(model, cache, [rows[i] for i in left], counts)
-        for i, part in zip(left, logits.split(counts), strict=True):
-            parts[i].append(part)
-        size = size % 17 + 3
-    for i, whole in enumerate(alone):
-        assert torch.equal(torch.cat(parts[i]), whole), f"{family}, request {i}"

@@ -20,7 +20,20 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-IN_CPP = ("test_attention", "test_attention_features", "test_exact", "test_moe", "test_ops")
+IN_CPP = (
+    "test_activation",
+    "test_argmax",
+    "test_attention",
+    "test_attention_features",
+    "test_exact",
+    "test_logprob",
+    "test_mask",
+    "test_moe",
+    "test_ops",
+    "test_philox",
+    "test_qkv",
+    "test_sample",
+)
 """What is computed in C++ where it was compiled, and by torch elsewhere: these tests run with either."""
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kernels.attention import AttentionMetadata, AttentionShape, LayerCache, attention, plan_attention
+from kernels.cpu.paged import as_stored
 from kernels.opset import OpSet
 
 
@@ -27,7 +28,7 @@ class Paged:
         """Attention of every query, [T, heads, D]."""
         out = torch.full_like(self.q, torch.nan)
         plan = plan_attention(ops, self.metadata, self.shape)
-        attention(ops, self.q, self.cache, plan, out)
+        attention(ops, self.q, as_stored(self.cache) if ops.stores_by_head else self.cache, plan, out)
         return out
 
     def pick(self, picks: list[tuple[int, int, int]]) -> tuple[Paged, Tensor]:

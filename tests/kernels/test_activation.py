@@ -62,3 +62,22 @@ def test_extreme_values_stay_finite(dtype: torch.dtype, activation: Activation, 
     torch.testing.assert_close(
         act_and_mul(cpu, torch.cat((x, x / x.abs().clamp(min=1)), 1), activation), expected
     )
+
+
+def test_what_is_not_a_number_stays_its_own_place(activation: Activation, cpu: OpSet) -> None:
+    x = torch.linspace(-3, 3, 3 * 37).view(3, 37)
+    clean = activate(cpu, x, activation)
+    # A NaN of any payload: the exponent is made by arithmetic on bits.
+    odd = torch.tensor([0x7FC00001, 0xFFC0BEEF - (1 << 32), 0x7F800001]).int().view(torch.float32)
+    places = [0, 20, 36]
+    poisoned = x.clone()
+    poisoned[1, places] = odd
+    for run in (
+        activate(cpu, poisoned, activation),
+        act_and_mul(cpu, torch.cat((poisoned, x), 1), activation),
+    ):
+        assert run[1, places].isnan().all()
+        assert run.isnan().sum() == 3
+    got = activate(cpu, poisoned, activation)
+    assert torch.equal(got[~got.isnan()], clean[~got.isnan()])
+    assert activate(cpu, torch.tensor([[torch.inf, 89.0]]), activation).tolist() == [[torch.inf, 89.0]]

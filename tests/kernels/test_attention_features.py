@@ -9,6 +9,7 @@ import torch
 
 from kernels.attention import AttentionShape, attention, plan_attention
 from kernels.cpu.attention import CpuPlan
+from kernels.cpu.paged import as_stored
 from kernels.cpu.tiles import KEY_TILE
 from kernels.opset import OpSet
 from tests.kernels.paged import make
@@ -142,11 +143,12 @@ def test_plans_of_two_shapes_live_side_by_side(cpu: OpSet, reference: OpSet) -> 
     """Layers that alternate use both plans in turn; the memory for gathered keys is shared."""
     full = make(MIXED, with_heads(4, 2, 32))
     shapes = (full.shape, replace(full.shape, window=100))
+    cache = as_stored(full.cache) if cpu.stores_by_head else full.cache
     plans = [plan_attention(cpu, full.metadata, shape) for shape in shapes]
     for _ in range(2):
         for shape, plan in zip(shapes, plans, strict=True):
             out = torch.full_like(full.q, torch.nan)
-            cpu.attention(full.q, full.cache, plan, out)
+            cpu.attention(full.q, cache, plan, out)
             expected = replace(full, shape=shape).run(reference)
             torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
 

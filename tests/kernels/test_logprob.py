@@ -12,7 +12,7 @@ from kernels.opset import OpSet
 from tests.kernels.test_sample import mixed_logits
 
 
-@pytest.fixture(params=["cpu", "reference"])
+@pytest.fixture(params=["cpu", "torch_cpu", "reference"])
 def ops(request: pytest.FixtureRequest) -> OpSet:
     return request.getfixturevalue(request.param)
 
@@ -36,7 +36,7 @@ def test_of_equal_logits_the_lower_id_comes_first(ops: OpSet) -> None:
 
 
 @pytest.mark.parametrize(
-    ("vocab_size", "num_top"), [(1, 3), (5, 5), (63, 4), (1000, 20), (5000, 0), (5000, 7)]
+    ("vocab_size", "num_top"), [(1, 3), (5, 5), (63, 4), (1000, 20), (5000, 0), (5000, 7), (20_001, 20)]
 )
 def test_twins_agree(vocab_size: int, num_top: int, cpu: OpSet, reference: OpSet) -> None:
     gen = torch.Generator().manual_seed(vocab_size)
@@ -64,3 +64,17 @@ def test_a_row_has_the_same_bits_in_any_batch(vocab_size: int, num_threads: int,
         alone = run(part)
         for name in ("chosen", "ranks", "top_ids", "top"):
             assert torch.equal(getattr(alone, name), getattr(whole, name)[part]), (name, part)
+
+
+def test_a_row_that_is_not_finite_has_nan_and_harms_nobody(ops: OpSet) -> None:
+    logits = mixed_logits(6, 1100, 2)
+    chosen = torch.tensor([5, 1000, 7, 9, 11, 1099])
+    expected = top_logprobs(ops, logits, chosen, 4)
+    poisoned = logits.clone()
+    poisoned[0, 900], poisoned[2], poisoned[4, 5] = torch.nan, -torch.inf, torch.inf
+    got = top_logprobs(ops, poisoned, chosen, 4)
+    assert not got.chosen[::2].isfinite().any()
+    assert not got.top[::2].isfinite().any()
+    assert ((got.top_ids >= 0) & (got.top_ids < 1100)).all()
+    for name in ("chosen", "ranks", "top_ids", "top"):
+        assert torch.equal(getattr(got, name)[1::2], getattr(expected, name)[1::2]), name

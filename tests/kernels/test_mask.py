@@ -9,7 +9,7 @@ from kernels.mask import TokenMasks, apply_bitmask
 from kernels.opset import OpSet
 
 
-@pytest.fixture(params=["cpu", "reference"])
+@pytest.fixture(params=["cpu", "torch_cpu", "reference"])
 def ops(request: pytest.FixtureRequest) -> OpSet:
     return request.getfixturevalue(request.param)
 
@@ -24,7 +24,7 @@ def packed(allowed: torch.Tensor) -> torch.Tensor:
     return torch.where(words >= 1 << 31, words - (1 << 32), words).int()
 
 
-@pytest.mark.parametrize("vocab_size", [1, 7, 31, 32, 33, 64, 1000])
+@pytest.mark.parametrize("vocab_size", [1, 7, 31, 32, 33, 64, 1000, 50_001])
 def test_only_tokens_whose_bit_is_set_stay(vocab_size: int, ops: OpSet) -> None:
     gen = torch.Generator().manual_seed(vocab_size)
     logits = torch.randn(6, vocab_size, generator=gen)
@@ -41,3 +41,11 @@ def test_a_mask_of_too_few_words_is_refused(ops: OpSet) -> None:
         apply_bitmask(
             ops, torch.zeros(1, 33), TokenMasks(torch.tensor([0]), torch.zeros(1, 1, dtype=torch.int32))
         )
+
+
+def test_what_is_not_a_number_is_masked_too(ops: OpSet) -> None:
+    """A broken row is said to be broken by its raw logits; a mask has the last word on what it hides."""
+    logits = torch.full((1, 40), torch.inf)
+    apply_bitmask(ops, logits, TokenMasks(torch.tensor([0]), torch.tensor([[0, -1]], dtype=torch.int32)))
+    assert not logits[0, :32].isfinite().any()
+    assert (logits[0, 32:] == torch.inf).all()

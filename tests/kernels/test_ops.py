@@ -9,6 +9,7 @@ from kernels.activation import act_and_mul
 from kernels.attention import LayerCache, store_kv
 from kernels.checks import FLOATS
 from kernels.cpu import make_op_set
+from kernels.cpu.paged import by_token
 from kernels.linear import linear, pack_linear
 from kernels.norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
 from kernels.opset import OpSet, load_op_set
@@ -82,6 +83,27 @@ def test_norms_after_an_addition_update_the_residual(
         torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_a_row_that_is_not_finite_stays_alone(num_threads: int, cpu: OpSet) -> None:
+    torch.set_num_threads(num_threads)
+    x, weight, bias = normal(50, 1003), normal(1003, seed=1), normal(1003, seed=2)
+    poisoned = x.clone()
+    poisoned[7, 1002], poisoned[20, 0], poisoned[49, 500] = torch.nan, torch.inf, -torch.inf
+    finite = poisoned.isfinite().all(1)
+
+    def run(rows: torch.Tensor) -> list[torch.Tensor]:
+        return [
+            rms_norm(cpu, rows, weight, 1e-5),
+            layer_norm(cpu, rows, weight, bias, 1e-5),
+            add_rms_norm(cpu, rows, torch.zeros_like(rows), weight, 1e-5),
+            add_layer_norm(cpu, torch.zeros_like(rows), rows.clone(), weight, bias, 1e-5),
+        ]
+
+    for got, clean in zip(run(poisoned), run(x), strict=True):
+        assert torch.equal(got[finite], clean[finite])
+        assert not got[~finite].isfinite().all(1).any()
+
+
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize(
     ("head_dim", "turned"), [(2, 2), (20, 20), (64, 64), (20, 2), (64, 16), (63, 62), (8, 0)]
@@ -153,7 +175,9 @@ def test_store_kv_writes_only_its_slots(dtype: torch.dtype, cpu: OpSet, referenc
         k_cache, v_cache = (torch.full((5, 4, 3, 8), torch.nan, dtype=dtype) for _ in range(2))
         store_kv(ops, keys, values, LayerCache(k_cache, v_cache), slots)
         assert torch.isfinite(k_cache).sum() == keys.numel()
-        caches.append((k_cache, v_cache))
+        written = LayerCache(k_cache, v_cache)
+        written = by_token(written) if ops.stores_by_head else written
+        caches.append((written.keys, written.values))
     for mine, theirs in zip(*caches, strict=True):
         torch.testing.assert_close(mine, theirs, equal_nan=True, rtol=0, atol=0)
 

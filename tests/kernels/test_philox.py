@@ -28,7 +28,7 @@ VECTORS = [
 ]
 
 
-@pytest.fixture(params=["cpu", "reference"])
+@pytest.fixture(params=["cpu", "torch_cpu", "reference"])
 def ops(request: pytest.FixtureRequest) -> OpSet:
     return request.getfixturevalue(request.param)
 

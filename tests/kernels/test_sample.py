@@ -28,7 +28,7 @@ def params(
     )
 
 
-@pytest.fixture(params=["cpu", "reference"])
+@pytest.fixture(params=["cpu", "torch_cpu", "reference"])
 def ops(request: pytest.FixtureRequest) -> OpSet:
     return request.getfixturevalue(request.param)
 
@@ -107,7 +107,7 @@ def mixed_logits(rows: int, vocab_size: int, seed: int) -> Tensor:
     return logits
 
 
-@pytest.mark.parametrize("vocab_size", [1, 2, 63, 64, 65, 1000, 2048, 2049, 5000])
+@pytest.mark.parametrize("vocab_size", [1, 2, 63, 64, 65, 1000, 2048, 2049, 5000, 20_001])
 def test_twins_agree_on_mixed_rows(vocab_size: int, cpu: OpSet, reference: OpSet) -> None:
     rows = 200
     logits, params = mixed_logits(rows, vocab_size, vocab_size), mixed(rows, vocab_size)

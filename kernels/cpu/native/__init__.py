@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import struct
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
@@ -18,11 +19,15 @@ from kernels.cpu.native.build import FOLDER, library, targets
 
 log = logging.getLogger(__name__)
 
+_AVX512: Final = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd"})
 _NEEDED: Final[dict[str, frozenset[str]]] = {
-    "avx2": frozenset({"avx2", "fma", "bmi2", "f16c"}),
-    "avx512": frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd"}),
-    "avx512_vnni": frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd", "avx512_vnni"}),
     "plain": frozenset(),
+    "avx2": frozenset({"avx2", "fma", "bmi2", "f16c"}),
+    "avx512": _AVX512,
+    "avx512_vnni": _AVX512 | {"avx512_vnni"},
+    # AMD's processors add products of bfloat16 at twice the rate of float32, Intel's at half of it.
+    "avx512_bf16": _AVX512 | {"avx512_vnni", "avx512_bf16", "AuthenticAMD"},
+    "avx512_fp16": _AVX512 | {"avx512_vnni", "avx512_fp16"},
 }
 TYPES: Final = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 """As attention.h names them."""
@@ -36,8 +41,8 @@ class Attention(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("cu_seqlens_q", "context_lens", "block_tables")),
         *((name, ctypes.c_void_p) for name in ("slopes", "tiles")),
         *((name, ctypes.c_int64) for name in ("q_stride", "table_stride")),
-        *((name, ctypes.c_int32) for name in ("num_tiles", "num_heads", "num_kv_heads", "head_dim")),
-        *((name, ctypes.c_int32) for name in ("block_size", "window")),
+        *((name, ctypes.c_int32) for name in ("num_tiles", "num_heads", "num_kv_heads", "heads_at_once")),
+        *((name, ctypes.c_int32) for name in ("head_dim", "block_size", "window")),
         *((name, ctypes.c_float) for name in ("scale", "soft_cap")),
         *((name, ctypes.c_int32) for name in ("q_type", "cache_type")),
     ]
@@ -51,6 +56,19 @@ class Linear(ctypes.Structure):
         ("x_stride", ctypes.c_int64),
         *((name, ctypes.c_int32) for name in ("rows", "in_features", "out_features", "kind", "type")),
     ]
+
+
+# Structs as bytes, which cost a third of what ctypes' structures do. Fields in the order of the header.
+NORM: Final = struct.Struct("@5P2q4if")
+"""PenstockNorm of norm.h."""
+ACTIVATION: Final = struct.Struct("@2P2q2i")
+"""PenstockActivation of activation.h."""
+HEADS: Final = struct.Struct("@10P3q7if")
+"""PenstockHeads of heads.h."""
+SAMPLE: Final = struct.Struct("@7P3q")
+"""PenstockSample of logits.h."""
+LOGPROBS: Final = struct.Struct("@6P4q")
+"""PenstockLogprobs of logits.h."""
 
 
 @lru_cache(maxsize=1)
@@ -80,12 +98,15 @@ def load() -> ctypes.CDLL | None:
 
 
 def _features() -> frozenset[str]:
-    """The processor's, as Linux names them."""
+    """The processor's, as Linux names them, and its maker."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return frozenset()
-    return frozenset(next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), ()))
+    named = (line.partition(":")[::2] for line in lines)
+    return frozenset(
+        word for name, words in named if name.strip() in ("flags", "vendor_id") for word in words.split()
+    )
 
 
 def _openmp() -> str | None:

@@ -8,8 +8,8 @@ enum { PENSTOCK_FLOAT32 = 0, PENSTOCK_BFLOAT16 = 1, PENSTOCK_FLOAT16 = 2 };
 // See kernels/attention.py, whose names these are. Strides count elements.
 typedef struct {
     const void* q;       // [tokens, heads, head_dim], rows q_stride apart
-    const void* keys;    // [blocks, block_size, kv_heads, head_dim]
-    const void* values;  // likewise
+    const void* keys;    // [blocks, kv_heads, head_dim, block_size]
+    const void* values;  // [blocks, kv_heads, block_size, head_dim]
     void* out;           // [tokens, heads, head_dim]
     const int32_t* cu_seqlens_q;
     const int32_t* context_lens;
@@ -21,7 +21,8 @@ typedef struct {
     int32_t num_tiles;
     int32_t num_heads;
     int32_t num_kv_heads;
-    int32_t head_dim;  // a multiple of 16, at most 256
+    int32_t heads_at_once;  // KV heads of a unit of work, a divisor of their number; with all queries ≤ 128 rows
+    int32_t head_dim;       // at most 256
     int32_t block_size;
     int32_t window;  // 0: all that came before
     float scale;

@@ -17,16 +17,30 @@ from pathlib import Path
 from typing import Final
 
 FOLDER: Final = Path(__file__).parent
-SOURCES: Final = ("attention.cpp", "linear.cpp")
+SOURCES: Final = (
+    "activation.cpp",
+    "attention.cpp",
+    "heads.cpp",
+    "linear.cpp",
+    "logits.cpp",
+    "logprob.cpp",
+    "norm.cpp",
+    "sampling.cpp",
+)
 FLAGS: Final = (
     *("-O3", "-std=c++17", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas"),
     # A product and a sum are one instruction; nothing else may differ from IEEE arithmetic.
     *("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-Wno-ignored-attributes"),
+    # GCC 12 says so of its own vector operations (bug 105593).
+    *("-Wno-uninitialized", "-Wno-maybe-uninitialized"),
 )
+_AVX512: Final = ("-march=x86-64-v4", "-mprefer-vector-width=512")
 TARGETS: Final[dict[str, tuple[str, ...]]] = {
     "avx2": ("-march=x86-64-v3",),
-    "avx512": ("-march=x86-64-v4", "-mprefer-vector-width=512"),
-    "avx512_vnni": ("-march=x86-64-v4", "-mprefer-vector-width=512", "-mavx512vnni"),
+    "avx512": _AVX512,
+    "avx512_vnni": (*_AVX512, "-mavx512vnni"),
+    "avx512_bf16": (*_AVX512, "-mavx512vnni", "-mavx512bf16"),
+    "avx512_fp16": (*_AVX512, "-mavx512vnni", "-mavx512fp16"),
 }
 """Of x86-64, from the plainest: what each may use. Any other processor has the one target `plain`."""
 
@@ -61,7 +75,9 @@ def build() -> list[Path]:
 
 
 def _is_old(path: Path) -> bool:
-    sources = [file for file in FOLDER.iterdir() if file.suffix in (".cpp", ".inc", ".h", ".py")]
+    sources = [
+        file for file in FOLDER.iterdir() if file.suffix in (".cpp", ".inc", ".h") or file.name == "build.py"
+    ]
     return not path.is_file() or path.stat().st_mtime < max(file.stat().st_mtime for file in sources)
 
 

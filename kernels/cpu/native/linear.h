@@ -3,22 +3,24 @@
 
 #include <stdint.h>
 
-// How a weight is stored. Products of the first two are summed in float32 by fused multiplication, in order of k,
-// a row's in the same way whatever rows stand beside it; those of int8 are exact integers.
+// How a weight is packed and multiplied. A row's sums don't depend on the rows beside it.
 enum {
-    PENSTOCK_PACKED_FLOAT32 = 0,
-    PENSTOCK_PACKED_BFLOAT16 = 1,
-    PENSTOCK_PACKED_FLOAT16 = 2,
-    PENSTOCK_PACKED_INT8 = 3,
+    PENSTOCK_FLOAT32_SUMS = 0,     // float32; float32 multiplied and added at once, in order of k
+    PENSTOCK_BFLOAT16_SUMS = 1,    // bfloat16, widened; likewise
+    PENSTOCK_FLOAT16_SUMS = 2,     // float16, widened; likewise
+    PENSTOCK_INT8_DOTS = 3,        // int8 with a scale for each output; x in bytes with one for each row; exact sums
+    PENSTOCK_BFLOAT16_DOTS = 4,    // bfloat16, x rounded to it; pairs of products added to float32 (AVX512-BF16)
+    PENSTOCK_FLOAT16_PRODUCTS = 5, // float16 with powers of two as scales of outputs and of rows; sums of 64 in
+                                   // float16, of those in float32 (AVX512-FP16)
 };
 
 typedef struct {
-    const void* weight;  // packed
-    const float* scales;  // int8: [out_features] by which sums are multiplied; else null
+    const void* weight;      // packed
+    const float* scales;     // [out_features] by which sums are multiplied, for kinds that have them
     const int32_t* offsets;  // int8: [out_features] 128 · the sum of a row's numbers
-    const float* bias;  // [out_features] or null
-    const void* x;  // [rows, in_features], rows x_stride apart
-    void* out;  // [rows, out_features]
+    const float* bias;       // [out_features] or null
+    const void* x;           // [rows, in_features], rows x_stride apart
+    void* out;               // [rows, out_features]
     int64_t x_stride;
     int32_t rows;
     int32_t in_features;

@@ -40,9 +40,13 @@ struct BFloat16 {
 };
 
 static inline Floats load(const BFloat16* from) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)from)), 16);
+#else
     Halves halves;
     memcpy(&halves, from, sizeof halves);
     return (Floats)(__builtin_convertvector(halves, Words) << 16);
+#endif
 }
 
 // To nearest, ties to even; NaN stays NaN.
@@ -51,8 +55,13 @@ static inline void store(BFloat16* to, Floats x) {
     Words rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
     Words quiet = (bits >> 16) | 0x40;
     Words is_nan = (Words)(x != x);
-    Halves halves = __builtin_convertvector((quiet & is_nan) | (rounded & ~is_nan), Halves);
-    memcpy(to, &halves, sizeof halves);
+    Words halves = (quiet & is_nan) | (rounded & ~is_nan);
+#if defined(__AVX512F__)
+    _mm256_storeu_si256((__m256i*)to, _mm512_cvtepi32_epi16((__m512i)halves));
+#else
+    Halves narrow = __builtin_convertvector(halves, Halves);
+    memcpy(to, &narrow, sizeof narrow);
+#endif
 }
 
 struct Float16 {
@@ -143,9 +152,11 @@ static inline float sum(Floats x) {
 }
 
 static inline float greatest(Floats x) {
-    float most = x[0];
-    for (int i = 1; i < LANES; i++) most = x[i] > most ? x[i] : most;
-    return most;
+    typedef int32_t Index __attribute__((vector_size(64)));
+    x = greater(x, __builtin_shuffle(x, Index{8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7}));
+    x = greater(x, __builtin_shuffle(x, Index{4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11}));
+    x = greater(x, __builtin_shuffle(x, Index{2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13}));
+    return x[0] > x[1] ? x[0] : x[1];
 }
 
 // e^x, to 1 unit in the last place or two, 0 below -87.3 and where x is -inf. Cephes' expf: x = n·ln 2 + r with

@@ -1,0 +1,68 @@
+// Activations for the target that this file is compiled for.
+
+#include "activation.h"
+#include "rows.h"
+
+namespace {
+
+using namespace penstock;
+
+// x / (1 + e^-x).
+struct Silu {
+    static Floats of(Floats x) { return x / (1.0f + exponential_of_any(-x)); }
+};
+
+// x · Φ(x). The tail of the normal distribution by Abramowitz and Stegun, 7.1.26, within 1e-7.
+struct Gelu {
+    static Floats of(Floats x) {
+        Floats z = x * 0.70710678f;
+        Floats distance = z < 0.0f ? -z : z;
+        Floats t = 1.0f / fused(splat(0.3275911f), distance, splat(1.0f));
+        Floats p = fused(t, splat(1.061405429f), splat(-1.453152027f));
+        p = fused(p, t, splat(1.421413741f));
+        p = fused(p, t, splat(-0.284496736f));
+        p = fused(p, t, splat(0.254829592f));
+        Floats tail = 0.5f * p * t * exponential(-(distance * distance));
+        return x * (z < 0.0f ? tail : 1.0f - tail);
+    }
+};
+
+// x/2 · (1 + tanh u) = x / (1 + e^-2u), u = √(2/π) · (x + 0.044715 · x³).
+struct GeluTanh {
+    static Floats of(Floats x) {
+        Floats u = fused(x * x, splat(0.044715f), splat(1.0f)) * x * 0.79788456f;
+        return x / (1.0f + exponential_of_any(u * -2.0f));
+    }
+};
+
+struct Relu {
+    static Floats of(Floats x) { return greater(Floats{}, x); }
+};
+
+template <typename A>
+void run(const PenstockActivation& a) {
+    int64_t width = a.width, stride = a.gated ? 2 * width : width;
+#pragma omp parallel for schedule(static) if (a.rows > 1 && a.rows * width >= WORTH_THREADS)
+    for (int64_t row = 0; row < a.rows; row++) {
+        const float* x = a.x + row * stride;
+        float* out = a.out + row * width;
+        for (int64_t at = 0; at < width; at += LANES) {
+            int64_t left = width - at;
+            Floats y = A::of(get(x + at, left));
+            put(out + at, left, a.gated ? y * get(x + width + at, left) : y);
+        }
+    }
+}
+
+}  // namespace
+
+// 0, or 1 where the activation is none of those that activation.h names.
+extern "C" __attribute__((visibility("default"))) int penstock_activate(const PenstockActivation* a) {
+    switch (a->activation) {
+        case PENSTOCK_SILU: run<Silu>(*a); return 0;
+        case PENSTOCK_GELU: run<Gelu>(*a); return 0;
+        case PENSTOCK_GELU_TANH: run<GeluTanh>(*a); return 0;
+        case PENSTOCK_RELU: run<Relu>(*a); return 0;
+        default: return 1;
+    }
+}

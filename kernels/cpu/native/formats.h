@@ -1,0 +1,229 @@
+// How weights are packed, and rows of x beside them: one struct for each kind of linear.h.
+//
+// A weight is packed in panels of PANEL outputs. UNIT consecutive k of one output lie together, and a panel's
+// outputs side by side, so that UNIT numbers of x, broadcast, meet two vectors of them. A Format has
+//   Number      of x and of packed weights, of one size; UNIT of them are 4 bytes or one number
+//   Sum         a vector of 16 outputs' sums
+//   row()       a row of x in float32 as Numbers; returns what its sums are to be multiplied with
+//   output()    a row of a weight as Numbers; returns what its sums are to be multiplied with
+//   multiply()  M rows with one panel
+#pragma once
+
+#include <cmath>
+
+#include "panel.h"
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace penstock {
+
+static inline float greatest_magnitude(const float* x, int count) {
+    Floats most = Floats{};
+    int i = 0;
+    for (; i + LANES <= count; i += LANES) {
+        Floats at = load(x + i);
+        most = greater(most, at > -at ? at : -at);
+    }
+    float top = greatest(most);
+    for (; i < count; i++) top = std::fmax(top, std::fabs(x[i]));
+    return top;
+}
+
+// Of weights of type W, widened to float32.
+template <typename W>
+struct Widened {
+    typedef W Number;
+    typedef float Input;
+    typedef Floats Sum;
+    static constexpr int UNIT = 1;
+    static constexpr bool SCALED = false;
+
+    static float row(const float* x, float* to, int count) {
+        memcpy(to, x, count * sizeof(float));
+        return 1;
+    }
+
+    static float output(const float* w, W* to, int count) {
+        for (int k = 0; k < count; k++) {
+            W rounded[LANES];
+            store(rounded, splat(w[k]));
+            to[k] = rounded[0];
+        }
+        return 1;
+    }
+
+    template <int M>
+    static void multiply(const float* x, int64_t stride, const W* panel, int k_count, Sum (*sums)[2]) {
+        penstock::multiply<W, M>(x, stride, panel, k_count, sums);
+    }
+
+    static Floats finish(Sum sum, Ints) { return sum; }
+};
+
+// The loop of those that multiply UNIT numbers of a lane in one instruction, 4 bytes of them.
+template <int M, typename Number, typename Sum, typename F>
+static inline void multiply_words(
+    const Number* x, int64_t stride, const Number* panel, int words, Sum (*sums)[2], F dot
+) {
+    constexpr int UNIT = 4 / sizeof(Number);
+    Sum low[M] = {}, high[M] = {};
+    for (int word = 0; word < words; word++) {
+        Words a, b;
+        memcpy(&a, panel + (int64_t)word * PANEL * UNIT, sizeof a);
+        memcpy(&b, panel + ((int64_t)word * PANEL + LANES) * UNIT, sizeof b);
+#pragma GCC unroll 12
+        for (int m = 0; m < M; m++) {
+            uint32_t at;
+            memcpy(&at, x + m * stride + word * UNIT, 4);
+            low[m] = dot(low[m], at, a);
+            high[m] = dot(high[m], at, b);
+        }
+    }
+    for (int m = 0; m < M; m++) sums[m][0] = low[m], sums[m][1] = high[m];
+}
+
+// x = scale · (byte - 128), scale = max|x| / 127, and an output's numbers likewise without the 128.
+struct Bytes {
+    typedef int8_t Number;
+    typedef int8_t Input;
+    typedef Ints Sum;
+    static constexpr int UNIT = 4;
+    static constexpr bool SCALED = true;
+
+    static float row(const float* x, int8_t* to, int count) {
+        float top = greatest_magnitude(x, count);
+        float factor = top > 0 ? 127.0f / top : 0.0f;
+        uint8_t* bytes = (uint8_t*)to;
+        for (int i = 0; i < count; i++) {
+            float shifted = x[i] * factor + 12582912.0f;  // 1.5·2^23: rounds to nearest, ties to even
+            int32_t bits;
+            memcpy(&bits, &shifted, 4);
+            bytes[i] = (uint8_t)(bits - 0x4B400000 + 128);
+        }
+        for (int i = count; i % UNIT; i++) bytes[i] = 128;
+        return top / 127.0f;
+    }
+
+    static float output(const float* w, int8_t* to, int count) {
+        float top = greatest_magnitude(w, count);
+        float factor = top > 0 ? 127.0f / top : 0.0f;
+        for (int k = 0; k < count; k++) to[k] = (int8_t)std::nearbyint(w[k] * factor);
+        return top / 127.0f;
+    }
+
+    // sum + the products of four unsigned bytes, the same for all lanes, with four signed ones of each.
+    static Ints dot(Ints sum, uint32_t x, Words w) {
+#if defined(__AVX512VNNI__)
+        return (Ints)_mm512_dpbusd_epi32((__m512i)sum, _mm512_set1_epi32((int)x), (__m512i)w);
+#elif defined(__AVX2__)
+        __m256i even = _mm256_set1_epi32((int)(x & 0x00FF00FF)), odd = _mm256_set1_epi32((int)(x >> 8 & 0x00FF00FF));
+        __m256i parts[2], sums[2];
+        memcpy(parts, &w, sizeof w);
+        memcpy(sums, &sum, sizeof sum);
+        for (int i = 0; i < 2; i++) {
+            __m256i evens = _mm256_srai_epi16(_mm256_slli_epi16(parts[i], 8), 8), odds = _mm256_srai_epi16(parts[i], 8);
+            sums[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(evens, even));
+            sums[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(odds, odd));
+        }
+        memcpy(&sum, sums, sizeof sum);
+        return sum;
+#else
+        for (int i = 0; i < 4; i++) sum += ((Ints)(w << (24 - 8 * i)) >> 24) * (int32_t)(x >> 8 * i & 0xFF);
+        return sum;
+#endif
+    }
+
+    template <int M>
+    static void multiply(const int8_t* x, int64_t stride, const int8_t* panel, int k_count, Sum (*sums)[2]) {
+        multiply_words<M>(x, stride, panel, (k_count + 3) / 4, sums, dot);
+    }
+
+    static Floats finish(Sum sum, Ints offset) { return __builtin_convertvector(sum - offset, Floats); }
+};
+
+#if defined(__AVX512BF16__)
+// Pairs of bfloat16, whose products the processor adds to a float32.
+struct Pairs {
+    typedef uint16_t Number;
+    typedef uint16_t Input;
+    typedef Floats Sum;
+    static constexpr int UNIT = 2;
+    static constexpr bool SCALED = false;
+
+    static float row(const float* x, uint16_t* to, int count) {
+        int i = 0;
+        for (; i + LANES <= count; i += LANES) store((BFloat16*)(to + i), load(x + i));
+        for (; i < count; i++) {
+            BFloat16 rounded[LANES];
+            store(rounded, splat(x[i]));
+            to[i] = rounded[0].bits;
+        }
+        if (count % UNIT) to[count] = 0;
+        return 1;
+    }
+
+    static float output(const float* w, uint16_t* to, int count) { return row(w, to, count); }
+
+    static Floats dot(Floats sum, uint32_t x, Words w) {
+        return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32((int)x), (__m512bh)w);
+    }
+
+    template <int M>
+    static void multiply(const uint16_t* x, int64_t stride, const uint16_t* panel, int k_count, Sum (*sums)[2]) {
+        multiply_words<M>(x, stride, panel, (k_count + 1) / 2, sums, dot);
+    }
+
+    static Floats finish(Sum sum, Ints) { return sum; }
+};
+#endif
+
+#if defined(__AVX512FP16__) || defined(PENSTOCK_EMULATE_FLOAT16)
+// float16 throughout, 32 outputs in a vector, so that no more than FLUSH products are added before they go to
+// float32. Powers of two bring the greatest of a row, and of an output, to between 1/2 and 1.
+struct Products {
+    typedef _Float16 Number;
+    typedef _Float16 Input;
+    typedef Floats Sum;
+    typedef _Float16 Many __attribute__((vector_size(64)));
+    typedef _Float16 Half __attribute__((vector_size(32)));
+    static constexpr int UNIT = 1, FLUSH = 64;
+    static constexpr bool SCALED = true;
+
+    static float row(const float* x, _Float16* to, int count) {
+        int exponent = 0;
+        float top = greatest_magnitude(x, count);
+        if (top > 0 && std::isfinite(top)) std::frexp(top, &exponent);
+        float factor = std::ldexp(1.0f, -exponent);
+        for (int i = 0; i < count; i++) to[i] = (_Float16)(x[i] * factor);
+        return std::ldexp(1.0f, exponent);
+    }
+
+    static float output(const float* w, _Float16* to, int count) { return row(w, to, count); }
+
+    template <int M>
+    static void multiply(const _Float16* x, int64_t stride, const _Float16* panel, int k_count, Sum (*sums)[2]) {
+        for (int m = 0; m < M; m++) sums[m][0] = sums[m][1] = Floats{};
+        for (int from = 0; from < k_count; from += FLUSH) {
+            int to = from + FLUSH < k_count ? from + FLUSH : k_count;
+            Many part[M] = {};
+            for (int k = from; k < to; k++) {
+                Many w;
+                memcpy(&w, panel + (int64_t)k * PANEL, sizeof w);
+#pragma GCC unroll 12
+                for (int m = 0; m < M; m++) part[m] = (Many{} + x[m * stride + k]) * w + part[m];
+            }
+            for (int m = 0; m < M; m++) {
+                Half halves[2];
+                memcpy(halves, &part[m], sizeof halves);
+                for (int i = 0; i < 2; i++) sums[m][i] += __builtin_convertvector(halves[i], Floats);
+            }
+        }
+    }
+
+    static Floats finish(Sum sum, Ints) { return sum; }
+};
+#endif
+
+}  // namespace penstock

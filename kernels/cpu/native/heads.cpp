@@ -1,0 +1,100 @@
+// Heads for the target that this file is compiled for.
+
+#include "attention.h"
+#include "heads.h"
+#include "rows.h"
+
+namespace {
+
+using namespace penstock;
+
+constexpr int MOST_CHANNELS = 256;
+
+// What one head's numbers are multiplied by: all by `factor`, each by its weight.
+struct Scale {
+    const float* weight;  // null: the head stays as it is
+    Floats factor;
+
+    Floats of(const float* head, int64_t at, int64_t left) const {
+        Floats x = get(head + at, left);
+        return weight ? x * factor * get(weight + at, left) : x;
+    }
+};
+
+Scale scale_of(const PenstockHeads& a, const float* head, int nth) {
+    if (!a.weight) return {nullptr, Floats{}};
+    int64_t width = a.head_dim;
+    float squares = sum_of_row(width, [&](int64_t at) {
+        Floats x = get(head + at, width - at);
+        return x * x;
+    });
+    return {a.weight + nth * width, splat(1.0f / __builtin_sqrtf(squares / a.head_dim + a.eps))};
+}
+
+// `nth` of the queries' and keys' heads. [0, half) and [half, 2 · half) turn, what comes after does not.
+template <typename T>
+void turn_head(const PenstockHeads& a, int64_t row, int nth, const float* head, T* to) {
+    Scale scale = scale_of(a, head, nth);
+    int64_t half = a.cos ? a.half : 0;
+    const float *cos = a.cos + row * half, *sin = a.sin + row * half;
+    for (int64_t at = 0; at < half; at += LANES) {
+        int64_t left = half - at;
+        Floats first = scale.of(head, at, left), second = scale.of(head, half + at, left);
+        Floats c = get(cos + at, left), s = get(sin + at, left);
+        put(to + at, left, first * c - second * s);
+        put(to + half + at, left, second * c + first * s);
+    }
+    for (int64_t at = 2 * half; at < a.head_dim; at += LANES) {
+        int64_t left = a.head_dim - at;
+        put(to + at, left, scale.of(head, at, left));
+    }
+}
+
+// A key is written all over its block, and a block was last seen a step ago: the processor may fetch it meanwhile.
+template <typename C>
+void fetch_keys(const PenstockHeads& a, int64_t row) {
+    if (!a.kv_heads) return;
+    int64_t width = a.head_dim * a.block_size, block = a.slots[row] / a.block_size, at = a.slots[row] % a.block_size;
+    C* keys = (C*)a.key_cache + block * a.kv_heads * width + at;
+    int64_t apart = a.block_size * sizeof(C) < 64 ? 64 / sizeof(C) : a.block_size;
+    for (int64_t i = 0; i < a.kv_heads * width; i += apart) __builtin_prefetch(keys + i, 1, 2);
+}
+
+template <typename C>
+void run(const PenstockHeads& a) {
+    int64_t width = a.head_dim, kv_width = a.kv_heads * width;
+    int64_t work = a.rows * (a.heads * width + 2 * kv_width);
+#pragma omp parallel for schedule(static) if (a.rows > 1 && work >= WORTH_THREADS)
+    for (int64_t row = 0; row < a.rows; row++) {
+        fetch_keys<C>(a, row);
+        for (int64_t h = 0; h < a.heads; h++) {
+            const float* head = a.queries + row * a.query_stride + h * width;
+            turn_head(a, row, h, head, a.out + (row * a.heads + h) * width);
+        }
+        if (!a.kv_heads) continue;
+        int64_t block = a.slots[row] / a.block_size, at = a.slots[row] % a.block_size;
+        for (int64_t h = 0; h < a.kv_heads; h++) {
+            int64_t begin = (block * a.kv_heads + h) * width * a.block_size;
+            C turned[MOST_CHANNELS];
+            turn_head(a, row, a.heads + h, a.keys + row * a.key_stride + h * width, turned);
+            C* keys = (C*)a.key_cache + begin + at;
+            for (int64_t d = 0; d < width; d++) keys[d * a.block_size] = turned[d];
+            const float* value = a.values + row * a.value_stride + h * width;
+            C* values = (C*)a.value_cache + begin + at * width;
+            for (int64_t d = 0; d < width; d += LANES) put(values + d, width - d, get(value + d, width - d));
+        }
+    }
+}
+
+}  // namespace
+
+// 0, or 1 where the caches' type is none that attention.h names, or a head that is stored has more than 256 channels.
+extern "C" __attribute__((visibility("default"))) int penstock_heads(const PenstockHeads* a) {
+    if (a->kv_heads && a->head_dim > MOST_CHANNELS) return 1;
+    switch (a->cache_type) {
+        case PENSTOCK_FLOAT32: run<float>(*a); return 0;
+        case PENSTOCK_BFLOAT16: run<BFloat16>(*a); return 0;
+        case PENSTOCK_FLOAT16: run<Float16>(*a); return 0;
+        default: return 1;
+    }
+}

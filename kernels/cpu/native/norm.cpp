@@ -1,0 +1,54 @@
+// Norms for the target that this file is compiled for.
+
+#include "norm.h"
+#include "rows.h"
+
+namespace {
+
+using namespace penstock;
+
+void add_row(const float* x, float* residual, int64_t width) {
+    for (int64_t at = 0; at < width; at += LANES) {
+        int64_t left = width - at;
+        put(residual + at, left, get(residual + at, left) + get(x + at, left));
+    }
+}
+
+void norm_row(const PenstockNorm& a, const float* x, int head, float* out) {
+    int64_t width = a.width;
+    float mean = 0;
+    if (a.centred) mean = sum_of_row(width, [&](int64_t at) { return get(x + at, width - at); }) / a.width;
+    float squares = sum_of_row(width, [&](int64_t at) {
+        Floats distance = get(x + at, width - at, mean) - mean;
+        return distance * distance;
+    });
+    Floats factor = splat(1.0f / __builtin_sqrtf(squares / a.width + a.eps));
+    const float* weight = a.weight + head * width;
+    const float* bias = a.bias ? a.bias + head * width : nullptr;
+    for (int64_t at = 0; at < width; at += LANES) {
+        int64_t left = width - at;
+        Floats y = (get(x + at, left) - mean) * factor * get(weight + at, left);
+        put(out + at, left, bias ? y + get(bias + at, left) : y);
+    }
+}
+
+}  // namespace
+
+extern "C" __attribute__((visibility("default"))) void penstock_norm(const PenstockNorm* args) {
+    const PenstockNorm& a = *args;
+    int64_t row_size = (int64_t)a.heads * a.width;
+#pragma omp parallel for schedule(static) if (a.rows > 1 && a.rows * row_size >= 4 * WORTH_THREADS)
+    for (int64_t row = 0; row < a.rows; row++) {
+        const float* x = a.x + row * a.x_stride;
+        float* out = a.out + row * row_size;
+        if (a.residual) {
+            float* residual = a.residual + row * row_size;
+            add_row(x, residual, row_size);
+            norm_row(a, residual, 0, out);
+            continue;
+        }
+        for (int head = 0; head < a.heads; head++) {
+            norm_row(a, x + head * a.head_stride, head, out + (int64_t)head * a.width);
+        }
+    }
+}
