@@ -158,13 +158,16 @@ def _peer_sessions(peer: str, like: Session, limit_s: float) -> list[Session]:
 
 
 def narrowed(sessions: list[Session], model: str | None, workloads: Sequence[str] | None) -> list[Session]:
-    """What is of this model and has some of these workloads, with those alone."""
+    """What is of this model and has some of these workloads, with those alone. Accuracy and profiles, which
+    are of one model, are of this one instead."""
     found: list[Session] = []
     for one in sessions:
         names = [name for name in one.workloads if workloads is None or name in workloads]
         is_extra = one.system in ("accuracy", "profile")
-        if model in (None, one.model) and (names or is_extra):
-            found.append(replace(one, workloads=names or one.workloads))
+        if is_extra:
+            found.append(replace(one, model=model or one.model))
+        elif model in (None, one.model) and names:
+            found.append(replace(one, workloads=names))
     return found
 
 

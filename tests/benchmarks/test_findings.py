@@ -116,6 +116,9 @@ def test_the_plan_for_a_processor_has_what_was_asked_for() -> None:
     few = plans.narrowed(plan, targets.MODEL, ["peers"])
     assert {name for one in few for name in one.workloads if one.system not in plans.EXTRAS} == {"peers"}
     assert {one.model for one in few} == {targets.MODEL}
+    tiny = plans.narrowed(plan, "tiny", None)
+    assert {one.model for one in tiny} == {"tiny"}
+    assert any(one.system == "accuracy" for one in tiny)
     twice = plans.repeated(few, 2)
     assert sum(one.system == "accuracy" for one in twice) == 4
     assert sum(one.label == "vllm bf16" for one in twice) == 2
