@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import struct
 from functools import lru_cache
 from pathlib import Path
@@ -29,6 +30,8 @@ _NEEDED: Final[dict[str, frozenset[str]]] = {
     "avx512_bf16": _AVX512 | {"avx512_vnni", "avx512_bf16", "AuthenticAMD"},
     "avx512_fp16": _AVX512 | {"avx512_vnni", "avx512_fp16"},
 }
+_ASKED_FOR: Final = ("avx512_fp16",)
+"""Used only where PENSTOCK_CPU_TARGET names it: no processor that multiplies float16 has run it yet."""
 TYPES: Final = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 """As attention.h names them."""
 
@@ -73,9 +76,16 @@ LOGPROBS: Final = struct.Struct("@6P4q")
 
 @lru_cache(maxsize=1)
 def load() -> ctypes.CDLL | None:
-    """The library for this processor; None where there is none, which is said in the log."""
+    """The library for this processor, or for the target that PENSTOCK_CPU_TARGET names; None where there is
+    none, which is said in the log."""
     features = _features()
     fitting = [target for target in targets() if _NEEDED[target] <= features]
+    if named := os.environ.get("PENSTOCK_CPU_TARGET"):
+        fitting = [target for target in fitting if target == named]
+        if not fitting:
+            log.warning("PENSTOCK_CPU_TARGET: this processor does not run %r", named)
+    else:
+        fitting = [target for target in fitting if target not in _ASKED_FOR]
     built = [target for target in fitting if library(target).is_file()]
     if not built:
         log.warning(

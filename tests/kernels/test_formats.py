@@ -1,0 +1,108 @@
+"""Every way of packing a linear layer against float64, also those that a processor has no instruction for."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from kernels.cpu import native
+from kernels.cpu.native.build import FLAGS, FOLDER
+from kernels.cpu.packed import PackedLinear
+from kernels.linear import LinearWeight
+
+SIZES = [(1, 1), (5, 33), (31, 64), (64, 65), (70, 200), (33, 1027)]
+"""Outputs and inputs: whole panels and units, and not."""
+STORED = [torch.float32, torch.bfloat16, torch.float16, torch.int8]
+
+
+@pytest.fixture(scope="module")
+def emulated(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """The library with float16 arithmetic lane by lane, which the compiler makes of float32's."""
+    compiler = os.environ.get("CXX") or shutil.which("c++") or "g++"
+    path = tmp_path_factory.mktemp("native") / "emulated.so"
+    flags = [flag for flag in FLAGS if flag != "-O3"]
+    options = ["-O1", "-march=x86-64-v3", "-DPENSTOCK_EMULATE_FLOAT16", "-shared"]
+    subprocess.run([compiler, *flags, *options, str(FOLDER / "linear.cpp"), "-o", str(path)], check=True)
+    return ctypes.CDLL(str(path))
+
+
+def operands(outputs: int, inputs: int) -> tuple[Tensor, Tensor, Tensor]:
+    gen = torch.Generator().manual_seed(outputs + inputs)
+    weight = torch.randn(outputs, inputs, generator=gen) * inputs**-0.5
+    bias = torch.randn(outputs, generator=gen)
+    x = torch.randn(29, inputs, generator=gen)
+    x[3] = 0  # whose scale is nothing
+    x[4] *= 1e6
+    x[5] *= 1e-6
+    return weight, bias, x
+
+
+def error(linears: PackedLinear, weight: LinearWeight, of: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Of each row, relative to the length of its products."""
+    dense, bias, x = (part.double() for part in of)
+    products = x @ dense.T
+    got = linears.run(of[2], weight).double() - bias
+    return (got - products).norm(dim=1) / products.norm(dim=1).clamp(min=1e-30)
+
+
+def limit(stored: torch.dtype, bias: Tensor, x: Tensor) -> Tensor:
+    """Of a row's error: rounding of the factors, of 64 sums in float16, and what adding the bias rounds off."""
+    rounding = {torch.float32: 1e-6, torch.bfloat16: 2**-7, torch.float16: 2**-8, torch.int8: 0.03}[stored]
+    return rounding + 1e-6 * bias.norm() / x.norm(dim=1).clamp(min=1e-7)
+
+
+@pytest.mark.parametrize("stored", STORED, ids=str)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_close_to_float64(size: tuple[int, int], stored: torch.dtype) -> None:
+    library = native.load()
+    assert library is not None, "the C++ kernels are not built: make test builds them"
+    of = operands(*size)
+    linears = PackedLinear(library, stored)
+    rows = [row for row in range(29) if row != 3]
+    off = error(linears, linears.pack(of[0], of[1]), of)
+    assert (off[rows] <= limit(stored, of[1], of[2])[rows]).all(), off
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.int8], ids=str)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_float16_products_and_bytes_without_their_instructions(
+    size: tuple[int, int], stored: torch.dtype, emulated: ctypes.CDLL
+) -> None:
+    of = operands(*size)
+    linears = PackedLinear(emulated, stored)
+    weight = linears.pack(of[0], of[1])
+    rows = [row for row in range(29) if row != 3]
+    off = error(linears, weight, of)
+    assert (off[rows] <= limit(stored, of[1], of[2])[rows]).all(), off
+    alone = torch.cat([linears.run(row[None], weight) for row in of[2]])
+    assert torch.equal(alone, linears.run(of[2], weight)), "a row depends on the rows beside it"
+
+
+def test_bytes_are_exact_sums(emulated: ctypes.CDLL) -> None:
+    """So every target gives the same: here that of the processor, and AVX2's way."""
+    library = native.load()
+    assert library is not None, "the C++ kernels are not built: make test builds them"
+    weight, bias, x = operands(70, 1000)
+    results = []
+    for one in (library, emulated):
+        linears = PackedLinear(one, torch.int8)
+        results.append(linears.run(x, linears.pack(weight, bias)))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-6, atol=1e-6)
+
+
+def test_the_target_can_be_named(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    load = native.load.__wrapped__
+    monkeypatch.setenv("PENSTOCK_CPU_TARGET", "avx2")
+    library = load()
+    assert library is not None
+    assert Path(library._name).name == "native_avx2.so"
+    monkeypatch.setenv("PENSTOCK_CPU_TARGET", "z80")
+    assert load() is None
+    assert "this processor does not run 'z80'" in caplog.text
