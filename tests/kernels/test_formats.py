@@ -53,7 +53,7 @@ def error(linears: PackedLinear, weight: LinearWeight, of: tuple[Tensor, Tensor,
 
 
 def limit(stored: torch.dtype, bias: Tensor, x: Tensor) -> Tensor:
-    """Of a row's error: rounding of the factors, of 64 sums in float16, and what adding the bias rounds off."""
+    """Of a row's error: rounding of the factors and of float16 sums, and what adding the bias rounds off."""
     rounding = {torch.float32: 1e-6, torch.bfloat16: 2**-7, torch.float16: 2**-8, torch.int8: 0.03}[stored]
     return rounding + 1e-6 * bias.norm() / x.norm(dim=1).clamp(min=1e-7)
 
