@@ -55,8 +55,9 @@ def cpu_plan(
 ) -> list[Session]:
     """The comparison on a processor: about an hour on two cores. Those peers are in it that are named.
 
-    All of them on the short workloads; on the long ones ours in 8 bits and in bfloat16, vLLM in both precisions and
-    llama.cpp in 16 bits; then a second shape, and the tiny one. transformers, which takes minutes, has one.
+    All of them on the short workloads; on the long ones ours in 8 bits and in bfloat16, vLLM in both
+    precisions and llama.cpp in 16 bits; then a second shape, and the tiny one. transformers, which takes
+    minutes, has one.
     """
     ours = Session("ours", "qwen3-0.6b-32k", LIGHT, "cpu", "fp32", {"ops": "cpu", **(settings or {})})
     light = [replace(ours, precision=one, limit_s=300) for one in precisions]

@@ -109,8 +109,8 @@ def load() -> ctypes.CDLL | None:
 
 
 def _keep_freed_memory() -> None:
-    """A step's tensors are the next step's again: given back to the system and asked for anew, their pages cost
-    a tenth of a long prompt's time. Up to 32 MiB a tensor, 512 MiB in all; GNU's C library alone knows how."""
+    """A step's tensors are the next step's again: given back to the system and asked for anew, their pages
+    cost a tenth of a long prompt's time. Tensors of up to 32 MiB, 512 MiB in all; with GNU's C library."""
     trim_threshold, mmap_threshold = -1, -3  # as malloc.h numbers them
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
