@@ -15,7 +15,7 @@ from engine.config import EngineConfig
 from engine.cores import usable_cores
 from engine.device import CPU_KV_CACHE_BYTES
 from engine.errors import ConfigError, NoSpec
-from engine.memory import kv_cache_bytes, runner_sizes, window
+from engine.memory import keep_freed_memory, kv_cache_bytes, runner_sizes, window
 from engine.models.checkpoint import fingerprint
 from engine.models.fallback import load_fallback
 from engine.models.fallback_config import FallbackSizes, fallback_sizes
@@ -69,6 +69,8 @@ def load(config: EngineConfig, on_phase: Callable[[str], None]) -> Loaded:
         model = load_fallback(
             folder, hf_config, config, load_op_set(config.ops, STORED[config.precision]), on_phase
         )
+    if config.device == "cpu":
+        keep_freed_memory()
     if early is None:
         on_phase("measuring memory")
     sizes = early or runner_sizes(config, described, kv_cache_bytes(config, model, num_tokens))

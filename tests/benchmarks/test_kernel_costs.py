@@ -47,7 +47,7 @@ def test_a_floor_is_the_longer_of_moving_and_computing() -> None:
 def test_cases_cover_every_operation_and_have_names_of_their_own() -> None:
     cases = all_cases()
     assert len({case.name for case in cases}) == len(cases)
-    packing = {"pack_linear", "pack_experts", "plan_attention", "philox"}
+    packing = {"pack_linear", "pack_experts", "pack_router", "plan_attention", "philox", "rows"}
     ops = load_op_set("cpu")
     wanted = {name for name in ops.__slots__ if callable(getattr(ops, name))} - packing
     assert {case.op for case in cases} == wanted

@@ -103,19 +103,8 @@ def load() -> ctypes.CDLL | None:
     except OSError as error:
         log.warning("the C++ kernels cannot be loaded (%s): plain torch computes, which is slower", error)
         return None
-    _keep_freed_memory()
     log.info("C++ kernels for %s", built[-1])
     return native
-
-
-def _keep_freed_memory() -> None:
-    """A step's tensors are the next step's again: given back to the system and asked for anew, their pages
-    cost a tenth of a long prompt's time. Tensors of up to 32 MiB, 512 MiB in all; with GNU's C library."""
-    trim_threshold, mmap_threshold = -1, -3  # as malloc.h numbers them
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(trim_threshold, 512 * 1024**2)
-        mallopt(mmap_threshold, 32 * 1024**2)
 
 
 def _features() -> frozenset[str]:
