@@ -9,6 +9,7 @@
 //   multiply()  M rows with one panel
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 
 #include "panel.h"
@@ -195,6 +196,7 @@ struct Products {
         int exponent = 0;
         float top = greatest_magnitude(x, count);
         if (top > 0 && std::isfinite(top)) std::frexp(top, &exponent);
+        exponent = std::max(exponent, -126);  // whose inverse is still a number
         float factor = std::ldexp(1.0f, -exponent);
         for (int i = 0; i < count; i++) to[i] = (_Float16)(x[i] * factor);
         return std::ldexp(1.0f, exponent);
