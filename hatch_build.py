@@ -11,7 +11,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 NATIVE = Path("kernels/cpu/native")
 
 
-class NativeKernels(BuildHookInterface):  # type: ignore[type-arg]
+class NativeKernels(BuildHookInterface):  # type: ignore[type-arg]  # its parameter has no public type
     """Builds the libraries beside their sources, and puts them into wheels."""
 
     PLUGIN_NAME = "custom"

@@ -148,7 +148,7 @@ def _prompts(num_tokens: int, longest: int) -> list[int]:
 
 def keep_freed_memory() -> None:
     """A step's tensors are the next step's again: given back to the system and asked for anew, their pages
-    cost a tenth of a long prompt's time. Tensors of up to 32 MiB, 512 MiB in all; with GNU's C library. To be
+    cost up to a tenth of a long prompt's time. Tensors up to 32 MiB, 512 MiB in all; GNU's C library. To be
     called when a model is loaded: what loading it took goes back."""
     library = ctypes.CDLL(None)
     if not hasattr(library, "mallopt"):
