@@ -64,7 +64,7 @@ class RunningJob:
         """Nothing has come yet.
 
         Args:
-            prompt_text: as given or rendered; where there is none, the prompt's tokens are decoded for an echo.
+            prompt_text: as given or rendered; where there is none, an echo is decoded from the tokens.
         """
         self.lease = lease
         self.job = job
