@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 from jinja2 import TemplateError
 from jinja2.ext import loopcontrols
+from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from penstock.errors import InvalidJob
@@ -30,6 +31,7 @@ class ChatTemplate:
         helpers: dict[str, Any] = {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
         environment.globals.update(helpers)
         self._template = environment.from_string(source)
+        self._variables = find_undeclared_variables(environment.parse(source))
         self._special_tokens = special_tokens
         self.source = _COMMENT.sub("", source)
         """Without its comments."""
@@ -48,7 +50,7 @@ class ChatTemplate:
 
     def takes(self, variable: str) -> bool:
         """Whether the template reads this variable at all."""
-        return re.search(rf"\b{variable}\b", self.source) is not None
+        return variable in self._variables
 
     def render(self, job: Job) -> str:
         """The job's conversation as one text; where it is to be answered, ready for the assistant's turn.
