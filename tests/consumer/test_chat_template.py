@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -147,3 +148,27 @@ def test_no_turn_is_opened_where_none_is_wanted() -> None:
     assert render(source) == "<user>Hi</>\n<assistant>"
     assert render(source, add_generation_prompt=False) == "<user>Hi</>\n"
     assert render(source, kind="score") == "<user>Hi</>\n"
+
+
+DEFAULT, TOOL_USE = "plain {{ documents }}", "with {{ tools[0].function.name }} <tool_call>"
+NAMED = [{"name": "default", "template": DEFAULT}, {"name": "tool_use", "template": TOOL_USE}]
+
+
+@pytest.mark.parametrize("in_files", [True, False])
+def test_a_model_may_have_a_template_for_tools(tmp_path: Path, in_files: bool) -> None:
+    if in_files:
+        (tmp_path / "chat_template.jinja").write_text(DEFAULT)
+        (tmp_path / "additional_chat_templates").mkdir()
+        (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text(TOOL_USE)
+    template = ChatTemplate.load(tmp_path, {} if in_files else {"chat_template": NAMED})
+    assert template is not None
+    assert template.takes("tools")
+    assert "<tool_call>" in template.source
+    assert template.render(Job(messages=[USER])) == "plain None"
+    assert template.render(Job(messages=[USER], tools=[ADD])) == "with add <tool_call>"
+    with pytest.raises(InvalidJob, match="takes no `documents`"):
+        template.render(Job(messages=[USER], tools=[ADD], documents=[{}]))
+
+
+def test_without_a_default_template_there_is_none(tmp_path: Path) -> None:
+    assert ChatTemplate.load(tmp_path, {"chat_template": NAMED[1:]}) is None
