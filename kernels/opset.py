@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kernels.activation import Activation
 from kernels.attention import AttentionMetadata, AttentionPlan, AttentionShape, LayerCache
+from kernels.elements import plain_add, plain_copy, plain_scale, plain_take
 from kernels.linear import LinearWeight
 from kernels.logprob import TopLogprobs
 from kernels.mask import TokenMasks
@@ -17,6 +18,19 @@ from kernels.moe import ExpertWeights
 from kernels.penalty import SeenTokens
 from kernels.qkv import HeadNorm, Turn
 from kernels.sample import SamplingTensors
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What was run once, and can be run again if `replay` is not None."""
+
+    result: Tensor
+    """What it returned. A replay writes it anew; another recording's may write over it."""
+    replay: Callable[[dict[str, float] | None], None] | None
+    """Runs the same operations on what then lies where its tensors were. Where a dict is given, the seconds of each
+    operation are added to it by the operation's name."""
+    reason: str = ""
+    """Why it cannot be replayed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +68,19 @@ class OpSet:
     copies_weights: bool = False
     """Whether packing copies a weight, of any floating type, into the op set's own: then nothing of the given
     memory is kept, but for biases."""
+    take: Callable[[Tensor, Tensor], Tensor] = plain_take
+    add: Callable[[Tensor, Tensor], None] = plain_add
+    scale: Callable[[Tensor, float], None] = plain_scale
+    copy: Callable[[Tensor, Tensor], None] = plain_copy
     rows: Callable[[LinearWeight, Tensor], Tensor] | None = None
     """[T, K] float32: rows of a packed weight by their numbers [T] int64, so that an embedding that is also
     an output matrix is not held twice; None: packed weights cannot be read, or share the given memory."""
     is_recordable: bool = False
     """Whether its operations wait for no device, so that they can be recorded in a CUDA graph."""
+    record: Callable[[Callable[[], Tensor]], Recorded] | None = None
+    """Runs a function once and keeps its operations to run them again, where nothing but this op set's operations
+    computes in it, and how many there are and of which sizes depends on no number that they compute. What it reads that
+    was there before has to stay where it is as long as it is replayed. None: it cannot."""
     stores_by_head: bool = False
     """Whether what a block holds is ordered as `kernels.cpu.paged` says, and not as `LayerCache` does."""
     reads_past_context: bool = False

@@ -5,7 +5,6 @@ In float32, which is what activations are with the library; anything else goes t
 
 from __future__ import annotations
 
-import ctypes
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from kernels.activation import Activation
 from kernels.cpu import activation as plain
+from kernels.cpu.calls import Calls, Function
 from kernels.cpu.native import ACTIVATION
 
 _NUMBERS: Final[dict[Activation, int]] = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3}
@@ -24,7 +24,7 @@ _NUMBERS: Final[dict[Activation, int]] = {"silu": 0, "gelu": 1, "gelu_tanh": 2, 
 class Activations:
     """Activations by a library."""
 
-    native: ctypes.CDLL
+    calls: Calls
 
     def act_and_mul(self, gate_up: Tensor, activation: Activation) -> Tensor:
         """See `kernels.activation.act_and_mul`."""
@@ -40,8 +40,6 @@ class Activations:
         return self._run(x, torch.empty_like(x), activation, gated=False)
 
     def _run(self, x: Tensor, out: Tensor, activation: Activation, *, gated: bool) -> Tensor:
-        status = self.native.penstock_activate(
-            ACTIVATION.pack(x.data_ptr(), out.data_ptr(), *out.shape, _NUMBERS[activation], gated)
-        )
-        assert status == 0, "an activation that the library does not know"
+        arguments = (x.data_ptr(), out.data_ptr(), *out.shape, _NUMBERS[activation], gated)
+        self.calls.make(Function.ACTIVATE, ACTIVATION.pack(*arguments))
         return out

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from kernels.cpu import native
+from kernels.cpu.calls import Calls
 from kernels.cpu.native.build import FLAGS, FOLDER
 from kernels.cpu.packed import PackedLinear
 from kernels.linear import LinearWeight
@@ -64,7 +65,7 @@ def test_close_to_float64(size: tuple[int, int], stored: torch.dtype) -> None:
     library = native.load()
     assert library is not None, "the C++ kernels are not built: make test builds them"
     of = operands(*size)
-    linears = PackedLinear(library, stored)
+    linears = PackedLinear(Calls(library), stored)
     rows = [row for row in range(29) if row != 3]
     off = error(linears, linears.pack(of[0], of[1]), of)
     assert (off[rows] <= limit(stored, of[1], of[2])[rows]).all(), off
@@ -76,7 +77,7 @@ def test_float16_products_and_bytes_without_their_instructions(
     size: tuple[int, int], stored: torch.dtype, emulated: ctypes.CDLL
 ) -> None:
     of = operands(*size)
-    linears = PackedLinear(emulated, stored)
+    linears = PackedLinear(Calls(emulated), stored)
     weight = linears.pack(of[0], of[1])
     rows = [row for row in range(29) if row != 3]
     off = error(linears, weight, of)
@@ -92,7 +93,7 @@ def test_bytes_are_exact_sums(emulated: ctypes.CDLL) -> None:
     weight, bias, x = operands(70, 1000)
     results = []
     for one in (library, emulated):
-        linears = PackedLinear(one, torch.int8)
+        linears = PackedLinear(Calls(one), torch.int8)
         results.append(linears.run(x, linears.pack(weight, bias)))
     torch.testing.assert_close(results[0], results[1], rtol=1e-6, atol=1e-6)
 

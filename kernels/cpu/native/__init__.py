@@ -36,32 +36,22 @@ TYPES: Final = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 """As attention.h names them."""
 
 
-class Attention(ctypes.Structure):
-    """PenstockAttention of attention.h."""
-
-    _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("q", "keys", "values", "out")),
-        *((name, ctypes.c_void_p) for name in ("cu_seqlens_q", "context_lens", "block_tables")),
-        *((name, ctypes.c_void_p) for name in ("slopes", "tiles")),
-        *((name, ctypes.c_int64) for name in ("q_stride", "table_stride")),
-        *((name, ctypes.c_int32) for name in ("num_tiles", "num_heads", "num_kv_heads", "heads_at_once")),
-        *((name, ctypes.c_int32) for name in ("head_dim", "block_size", "window")),
-        *((name, ctypes.c_float) for name in ("scale", "soft_cap")),
-        *((name, ctypes.c_int32) for name in ("q_type", "cache_type")),
-    ]
-
-
-class Linear(ctypes.Structure):
-    """PenstockLinear of linear.h."""
-
-    _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("weight", "scales", "offsets", "bias", "x", "out")),
-        ("x_stride", ctypes.c_int64),
-        *((name, ctypes.c_int32) for name in ("rows", "in_features", "out_features", "kind", "type")),
-    ]
-
-
 # Structs as bytes, which cost a third of what ctypes' structures do. Fields in the order of the header.
+LINEAR_WEIGHT: Final = struct.Struct("@4P3i")
+LINEAR_INPUT: Final = struct.Struct("=iQQqi4x")
+"""Behind `LINEAR_WEIGHT`, which is the same for every call: PenstockLinear of linear.h."""
+UNPACK: Final = struct.Struct("@4P4i")
+"""PenstockUnpack of linear.h."""
+ATTENTION: Final = struct.Struct("@9P2q7i2f2i")
+"""PenstockAttention of attention.h."""
+TILES: Final = struct.Struct("@3P3i")
+"""PenstockTiles of attention.h."""
+TAKE: Final = struct.Struct("@3P3qi")
+"""PenstockTake of elements.h."""
+ELEMENTS: Final = struct.Struct("@2P3q2if")
+"""PenstockElements of elements.h."""
+CALL: Final = struct.Struct("@qP")
+"""PenstockCall of program.h."""
 NORM: Final = struct.Struct("@5P2q4if")
 """PenstockNorm of norm.h."""
 ACTIVATION: Final = struct.Struct("@2P2q2i")

@@ -1,12 +1,44 @@
 // Attention for the target that this file is compiled for.
 
+#include <algorithm>
 #include <memory>
+#include <vector>
 
 #include "attention.h"
 #include "panel.h"
 #include "vectors.h"
 
 #include "attention.inc"
+
+namespace {
+
+struct TileOfQueries {
+    int64_t work;
+    int32_t sequence, first, queries;
+};
+
+}  // namespace
+
+// 0, or 1 where there are not as many tiles as there should be.
+extern "C" __attribute__((visibility("default"))) int penstock_tiles(const PenstockTiles* a) {
+    static thread_local std::vector<TileOfQueries> tiles;
+    tiles.clear();
+    for (int32_t b = 0; b < a->num_seqs; b++) {
+        int32_t count = a->cu_seqlens_q[b + 1] - a->cu_seqlens_q[b], context = a->context_lens[b];
+        if (context <= 0) continue;
+        for (int32_t first = 0; first < count; first += a->most_queries) {
+            int32_t queries = std::min(count - first, a->most_queries);
+            tiles.push_back({(int64_t)(context - count + first + queries) * queries, b, first, queries});
+        }
+    }
+    if ((int64_t)tiles.size() != a->num_tiles) return 1;
+    std::stable_sort(tiles.begin(), tiles.end(), [](const TileOfQueries& one, const TileOfQueries& other) {
+        return one.work > other.work;
+    });
+    int32_t* to = a->tiles;
+    for (const TileOfQueries& tile : tiles) *to++ = tile.sequence, *to++ = tile.first, *to++ = tile.queries;
+    return 0;
+}
 
 // 0, or 1 where types or sizes are none of those that attention.h names.
 extern "C" __attribute__((visibility("default"))) int penstock_attention(const PenstockAttention* a) {

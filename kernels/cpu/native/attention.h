@@ -30,3 +30,14 @@ typedef struct {
     int32_t q_type;
     int32_t cache_type;
 } PenstockAttention;
+
+// The tiles of a step: up to `most_queries` consecutive queries of a sequence each, those with most to do first.
+// Sequences without a context have none.
+typedef struct {
+    const int32_t* cu_seqlens_q;  // [num_seqs + 1]
+    const int32_t* context_lens;  // [num_seqs]
+    int32_t* tiles;               // [num_tiles, 3]
+    int32_t num_seqs;
+    int32_t most_queries;
+    int32_t num_tiles;
+} PenstockTiles;

@@ -20,11 +20,13 @@ FOLDER: Final = Path(__file__).parent
 SOURCES: Final = (
     "activation.cpp",
     "attention.cpp",
+    "elements.cpp",
     "heads.cpp",
     "linear.cpp",
     "logits.cpp",
     "logprob.cpp",
     "norm.cpp",
+    "program.cpp",
     "sampling.cpp",
 )
 FLAGS: Final = (

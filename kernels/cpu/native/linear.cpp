@@ -43,6 +43,16 @@ extern "C" __attribute__((visibility("default"))) int penstock_linear(const Pens
     return !with_format(a->kind, [&](auto format) { Layer<decltype(format)>(*a).run(); });
 }
 
+// 0, or 1 where an id is none of the weight's or the kind none that this target has.
+extern "C" __attribute__((visibility("default"))) int penstock_unpack(const PenstockUnpack* a) {
+    for (int i = 0; i < a->rows; i++) {
+        if (a->ids[i] < 0 || a->ids[i] >= a->out_features) return 1;
+    }
+    return !with_format(a->kind, [&](auto format) {
+        for (int i = 0; i < a->rows; i++) Layer<decltype(format)>::unpack(*a, i);
+    });
+}
+
 // Packs a weight [out_features, in_features] of a type that attention.h names, for the sizes and the kind of `a`.
 // `packed` has room for whole panels of 32 outputs, 32 · in_features numbers each, for kinds that take several at
 // once with in_features rounded up to 4. a's scales and offsets are written where they are not null. Returns what

@@ -34,7 +34,8 @@ void norm_row(const PenstockNorm& a, const float* x, int head, float* out) {
 
 }  // namespace
 
-extern "C" __attribute__((visibility("default"))) void penstock_norm(const PenstockNorm* args) {
+// 0: every norm can be computed.
+extern "C" __attribute__((visibility("default"))) int penstock_norm(const PenstockNorm* args) {
     const PenstockNorm& a = *args;
     int64_t row_size = (int64_t)a.heads * a.width;
 #pragma omp parallel for schedule(static) if (a.rows > 1 && a.rows * row_size >= 4 * WORTH_THREADS)
@@ -51,4 +52,5 @@ extern "C" __attribute__((visibility("default"))) void penstock_norm(const Penst
             norm_row(a, x + head * a.head_stride, head, out + (int64_t)head * a.width);
         }
     }
+    return 0;
 }
