@@ -1,9 +1,9 @@
 """Decode steps of the processor's runner, recorded once and replayed: what engine/graphs.py is to a device's.
 
 The smaller the batch, the more of a step's time goes to Python between its operations. A recorded step is one
-call. There is one recording for every number of rows, without padding, as a row costs time here; each is made by the
-first step of its size, which it runs. A recording holds addresses, so all that changes from step to step is copied to
-where it reads it.
+call. There is one recording for every number of rows, without padding, as a row costs time here; each is made
+by the first step of its size, which it runs. A recording holds addresses, so all that changes from step to
+step is copied to where it reads it.
 """
 
 from __future__ import annotations
@@ -49,6 +49,11 @@ class DecodeRecordings:
         self._refused = False
         self.seconds: dict[str, float] | None = None
         """Where there is one, what each operation of a replayed step takes is added to it."""
+
+    @property
+    def sizes(self) -> list[int]:
+        """Of the steps that were recorded."""
+        return sorted(self._recorded)
 
     def takes(self, arrays: StepArrays) -> bool:
         """Whether a step can be run here."""

@@ -1,7 +1,7 @@
 """What a model does number by number between its larger operations, and rows of its tables.
 
-Plain torch does these as well as anything; an op set has its own where a step's operations are recorded, so that
-none of them is torch's.
+Plain torch does these as well as anything; an op set has its own where a step's operations are recorded, so
+that none of them is torch's.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ class Recorded:
     result: Tensor
     """What it returned. A replay writes it anew; another recording's may write over it."""
     replay: Callable[[dict[str, float] | None], None] | None
-    """Runs the same operations on what then lies where its tensors were. Where a dict is given, the seconds of each
-    operation are added to it by the operation's name."""
+    """Runs the same operations on what then lies where its tensors were. Where a dict is given, the seconds
+    of each operation are added to it by the operation's name."""
     reason: str = ""
     """Why it cannot be replayed."""
 
@@ -78,9 +78,10 @@ class OpSet:
     is_recordable: bool = False
     """Whether its operations wait for no device, so that they can be recorded in a CUDA graph."""
     record: Callable[[Callable[[], Tensor]], Recorded] | None = None
-    """Runs a function once and keeps its operations to run them again, where nothing but this op set's operations
-    computes in it, and how many there are and of which sizes depends on no number that they compute. What it reads that
-    was there before has to stay where it is as long as it is replayed. None: it cannot."""
+    """Runs a function once and keeps its operations to run them again, where nothing but this op set's
+    operations computes in it, and how many there are and of which sizes depends on no number that they
+    compute. What it reads that was there before has to stay where it is as long as it is replayed. None: the
+    op set records nothing."""
     stores_by_head: bool = False
     """Whether what a block holds is ordered as `kernels.cpu.paged` says, and not as `LayerCache` does."""
     reads_past_context: bool = False

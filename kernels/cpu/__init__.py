@@ -17,6 +17,7 @@ from kernels.cpu.activations import Activations
 from kernels.cpu.argmax import argmax
 from kernels.cpu.attention import CpuAttention
 from kernels.cpu.calls import Calls
+from kernels.cpu.elements import Elements
 from kernels.cpu.elementwise import (
     add_layer_norm,
     add_rms_norm,
@@ -26,7 +27,6 @@ from kernels.cpu.elementwise import (
     rotate_and_store,
     store_kv,
 )
-from kernels.cpu.elements import Elements
 from kernels.cpu.heads import Heads
 from kernels.cpu.linear import choose_linear
 from kernels.cpu.logits import Logits

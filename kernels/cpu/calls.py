@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from enum import IntEnum
+from typing import Final
 
 
 class Function(IntEnum):
@@ -20,6 +21,9 @@ class Function(IntEnum):
     TILES = 8
 
 
+_NAMES: Final = [f"penstock_{function.name.lower()}" for function in Function]
+
+
 class Calls:
     """One op set's way to its library."""
 
@@ -27,11 +31,10 @@ class Calls:
         self.library = library
         self.kept: list[tuple[int, bytes]] | None = None
         """Every call since this was made a list, with its arguments."""
-        self._functions = [getattr(library, f"penstock_{function.name.lower()}") for function in Function]
 
     def make(self, function: int, arguments: bytes) -> None:
         """arguments: the struct that the function takes."""
-        status = self._functions[function](arguments)
+        status = getattr(self.library, _NAMES[function])(arguments)
         assert status == 0, f"{Function(function).name}: types, sizes or ids that the library does not know"
         if self.kept is not None:
             self.kept.append((function, arguments))

@@ -95,7 +95,7 @@ class PagedAttention:
             out.index_fill_(0, plan.empty_rows, 0.0)
 
     def _tiles(self, metadata: AttentionMetadata, num_queries: int, num_tiles: int) -> Tensor:
-        """Up to `num_queries` consecutive queries of a sequence each. Sequences without a context have none."""
+        """Up to `num_queries` consecutive queries of a sequence each; without a context it has none."""
         tiles = torch.empty((num_tiles, 3), dtype=torch.int32)
         pointers = (x.data_ptr() for x in (metadata.cu_seqlens_q, metadata.context_lens, tiles))
         sizes = (metadata.context_lens.shape[0], num_queries, num_tiles)
@@ -105,8 +105,9 @@ class PagedAttention:
     def _slopes_of(self, shape: AttentionShape) -> Tensor | None:
         if not shape.alibi_slopes:
             return None
-        if shape.alibi_slopes not in self._slopes:
-            self._slopes[shape.alibi_slopes] = torch.tensor(shape.alibi_slopes)
+        if shape.alibi_slopes not in self._slopes:  # kept, as a recording may point at them
+            slopes = np.array(shape.alibi_slopes, dtype=np.float32)
+            self._slopes[shape.alibi_slopes] = torch.from_numpy(slopes)
         return self._slopes[shape.alibi_slopes]
 
 

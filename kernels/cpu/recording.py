@@ -1,9 +1,9 @@
 """A forward pass recorded once and replayed: every call of the library again, in order, by one call.
 
-Between two operations Python takes as long as a small one of them: some 5 ms of a step of 20 where one sequence
-decodes. A recording runs the pass as always and keeps every call with its arguments, which are addresses and
-sizes. For that to be all that there is, torch may compute nothing in between, and what a call writes to must
-stay where it is: torch is watched meanwhile, and its allocations are given memory of ours.
+Between two operations Python takes as long as a small one of them: some 5 ms of a step of 20 where one
+sequence decodes. A recording runs the pass as always and keeps every call with its arguments, which are
+addresses and sizes. For that to be all that there is, torch may compute nothing in between, and what a call
+writes to must stay where it is: torch is watched meanwhile, and its allocations are given memory of ours.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from kernels.opset import Recorded
 
 _LINE: Final = 64
 _CHUNK_BYTES: Final = 1 << 20
+_OPTIONS: Final = {"dtype", "device", "pin_memory"}
+"""Of an allocation that is ours to make, if the device is the host."""
 
 Bytes = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 
@@ -42,8 +44,7 @@ class Arena:
 
     def __init__(self, shared: Chunks) -> None:
         self._shared = shared
-        self._chunk = 0
-        self._used = 0
+        self._used: list[int] = []
         self._free: dict[int, list[tuple[int, int]]] = {}
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -59,13 +60,15 @@ class Arena:
 
     def _bump(self, size: int) -> tuple[int, int]:
         chunks = self._shared.chunks
-        while self._chunk < len(chunks) and self._used + size > len(chunks[self._chunk]):
-            self._chunk, self._used = self._chunk + 1, 0
-        if self._chunk == len(chunks):
-            chunks.append(_aligned(max(size, _CHUNK_BYTES)))
-        start = self._used
-        self._used += size
-        return self._chunk, start
+        self._used += [0] * (len(chunks) - len(self._used))
+        sizes = enumerate(zip(self._used, chunks, strict=True))
+        chunk = next((i for i, (used, memory) in sizes if used + size <= len(memory)), len(chunks))
+        if chunk == len(chunks):
+            # By powers of two: else one row more would find no room in what a smaller recording left.
+            chunks.append(_aligned(max(_CHUNK_BYTES, 1 << (size - 1).bit_length())))
+            self._used.append(0)
+        self._used[chunk] += size
+        return chunk, self._used[chunk] - size
 
 
 def _aligned(size: int) -> Bytes:
@@ -80,21 +83,18 @@ class _Watch(TorchDispatchMode):
     def __init__(self, arena: Arena) -> None:
         super().__init__()
         self.computed = ""
-        self.constants: list[Any] = []
         self._arena = arena
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if (shape := _allocated(func, args)) is not None:
-            if set(kwargs) <= {"dtype", "device", "pin_memory"} and _is_host(kwargs.get("device")):
-                like = args[0].dtype if isinstance(args[0], Tensor) else torch.get_default_dtype()
-                return self._arena.empty(tuple(shape), kwargs.get("dtype") or like)
+        shape = _allocated(func, args)
+        if shape is not None and set(kwargs) <= _OPTIONS and _is_host(kwargs.get("device")):
+            like = args[0].dtype if isinstance(args[0], Tensor) else torch.get_default_dtype()
+            return self._arena.empty(tuple(shape), kwargs.get("dtype") or like)
         result = func(*args, **kwargs)
-        if func is torch.ops.aten.lift_fresh.default:
-            self.constants.append(result)
-        elif not self.computed and (func._schema.is_mutable or not _is_view(result, args)):
+        if not self.computed and (func._schema.is_mutable or not _is_view(result, args)):
             self.computed = str(func)
         return result
 
@@ -132,24 +132,23 @@ def record(calls: Calls, shared: Chunks, run: Callable[[], Tensor]) -> Recorded:
         calls.kept = None
     if watch.computed:
         return Recorded(result, None, f"torch computes {watch.computed} between its operations")
-    return Recorded(result, _replay_of(calls, made, (shared.chunks, watch.constants)))
+    return Recorded(result, _replay_of(calls, made, shared))
 
 
 def _replay_of(
-    calls: Calls, made: list[tuple[int, bytes]], kept: tuple[object, ...]
+    calls: Calls, made: list[tuple[int, bytes]], memory: Chunks
 ) -> Callable[[dict[str, float] | None], None]:
-    """kept: what the calls point at and nobody else holds."""
+    """memory: what the calls point at and nobody else holds."""
     functions = [Function(function).name.lower() for function, _ in made]
     arguments = [ctypes.create_string_buffer(one, len(one)) for _, one in made]
     pointers = [ctypes.addressof(one) for one in arguments]
     program = b"".join(CALL.pack(made[i][0], pointers[i]) for i in range(len(made)))
-    held = (kept, arguments)
     count, taken = ctypes.c_int64(len(made)), (ctypes.c_double * len(made))()
     run = calls.library.penstock_run
 
-    def replay(seconds: dict[str, float] | None = None) -> None:
+    def replay(seconds: dict[str, float] | None, held: object = (memory, arguments)) -> None:
         status = run(program, count, None if seconds is None else taken)
-        assert status == 0 and held, "a step that its recording does not suit"
+        assert status == 0, "a step that its recording does not suit"
         if seconds is not None:
             for function, one in zip(functions, taken, strict=True):
                 seconds[function] = seconds.get(function, 0.0) + one

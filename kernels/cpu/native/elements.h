@@ -7,8 +7,8 @@ enum { PENSTOCK_ADD = 0, PENSTOCK_SCALE = 1, PENSTOCK_COPY = 2 };
 
 // See kernels/elements.py. Strides count elements.
 typedef struct {
-    const float* x;  // [rows, width], rows x_stride apart; of PENSTOCK_SCALE nothing
-    float* to;       // [rows, width], rows to_stride apart: what x is added or copied to, or what is multiplied
+    const float* x;  // [rows, width], rows x_stride apart
+    float* to;       // [rows, width], rows to_stride apart: what x is added or copied to; of PENSTOCK_SCALE x
     int64_t x_stride;
     int64_t to_stride;
     int64_t rows;

@@ -4,40 +4,24 @@
 
 #include <chrono>
 
-#include "activation.h"
-#include "attention.h"
-#include "elements.h"
-#include "heads.h"
-#include "linear.h"
-#include "norm.h"
-
-#pragma GCC visibility push(default)  // as where they are defined
-extern "C" {
-int penstock_linear(const PenstockLinear*);
-int penstock_attention(const PenstockAttention*);
-int penstock_heads(const PenstockHeads*);
-int penstock_norm(const PenstockNorm*);
-int penstock_activate(const PenstockActivation*);
-int penstock_unpack(const PenstockUnpack*);
-int penstock_take(const PenstockTake*);
-int penstock_elements(const PenstockElements*);
-int penstock_tiles(const PenstockTiles*);
-}
-#pragma GCC visibility pop
+#include "operations.h"
 
 namespace {
 
-int run(const PenstockCall& call) {
+using namespace penstock;
+
+int run(const PenstockCall& call, Team& team) {
+    const void* a = call.arguments;
     switch (call.function) {
-        case PENSTOCK_CALL_LINEAR: return penstock_linear((const PenstockLinear*)call.arguments);
-        case PENSTOCK_CALL_ATTENTION: return penstock_attention((const PenstockAttention*)call.arguments);
-        case PENSTOCK_CALL_HEADS: return penstock_heads((const PenstockHeads*)call.arguments);
-        case PENSTOCK_CALL_NORM: return penstock_norm((const PenstockNorm*)call.arguments);
-        case PENSTOCK_CALL_ACTIVATE: return penstock_activate((const PenstockActivation*)call.arguments);
-        case PENSTOCK_CALL_UNPACK: return penstock_unpack((const PenstockUnpack*)call.arguments);
-        case PENSTOCK_CALL_TAKE: return penstock_take((const PenstockTake*)call.arguments);
-        case PENSTOCK_CALL_ELEMENTS: return penstock_elements((const PenstockElements*)call.arguments);
-        case PENSTOCK_CALL_TILES: return penstock_tiles((const PenstockTiles*)call.arguments);
+        case PENSTOCK_CALL_LINEAR: return linear(*(const PenstockLinear*)a, team);
+        case PENSTOCK_CALL_ATTENTION: return attention(*(const PenstockAttention*)a, team);
+        case PENSTOCK_CALL_HEADS: return heads(*(const PenstockHeads*)a, team);
+        case PENSTOCK_CALL_NORM: return norm(*(const PenstockNorm*)a, team);
+        case PENSTOCK_CALL_ACTIVATE: return activate(*(const PenstockActivation*)a, team);
+        case PENSTOCK_CALL_UNPACK: return unpack(*(const PenstockUnpack*)a, team);
+        case PENSTOCK_CALL_TAKE: return take(*(const PenstockTake*)a, team);
+        case PENSTOCK_CALL_ELEMENTS: return elements(*(const PenstockElements*)a, team);
+        case PENSTOCK_CALL_TILES: return tiles(*(const PenstockTiles*)a, team);
         default: return 1;
     }
 }
@@ -53,18 +37,23 @@ double seconds() {
 extern "C" __attribute__((visibility("default"))) int penstock_run(
     const PenstockCall* calls, int64_t count, double* seconds_taken
 ) {
-    if (!seconds_taken) {
+    int64_t bytes = 0;
+    for (int64_t i = 0; i < count; i++) {
+        if (calls[i].function == PENSTOCK_CALL_LINEAR)
+            bytes = std::max(bytes, linear_scratch(*(const PenstockLinear*)calls[i].arguments));
+    }
+    TeamState state;
+    state.scratch = kept_scratch(bytes);
+    return with_team(true, state, [=](Team& team) {
+        bool timed = seconds_taken && team.leads();
+        double before = timed ? seconds() : 0;
         for (int64_t i = 0; i < count; i++) {
-            if (run(calls[i])) return 1;
+            if (run(calls[i], team)) return 1;
+            if (!timed) continue;
+            double after = seconds();
+            seconds_taken[i] = after - before;
+            before = after;
         }
         return 0;
-    }
-    double before = seconds();
-    for (int64_t i = 0; i < count; i++) {
-        if (run(calls[i])) return 1;
-        double after = seconds();
-        seconds_taken[i] = after - before;
-        before = after;
-    }
-    return 0;
+    });
 }
