@@ -19,7 +19,7 @@ from engine.inputs import StepArrays, gather
 from engine.kv_cache import KVStorage
 from engine.models.model import Model
 from engine.prompts import PromptResults, PromptWishes
-from engine.recordings import DecodeRecordings
+from engine.recording import DecodeRecording
 from engine.rows import Rows
 from engine.sampler import Sampled, Sampler
 from engine.transfer import share
@@ -130,17 +130,17 @@ class Runner:
         self._prompts = PromptResults()
         self._logits: Tensor | None = None
         self._broken: list[int] = []
-        self.recordings: DecodeRecordings | None = None
+        self.recording: DecodeRecording | None = None
         if records and model.ops.record is not None:
-            self.recordings = DecodeRecordings(model, self.cache, self.rows.tables, sizes.block_size)
+            self.recording = DecodeRecording(model, self.cache, self.rows.tables, sizes.block_size)
 
     @torch.inference_mode()
     def forward(self, batch: Batch) -> None:
         """See `ModelRunner.forward`."""
         arrays = self.prepare(batch)
-        if self.recordings is not None and self.recordings.takes(arrays):
+        if self.recording is not None and self.recording.takes(arrays):
             width = table_width(int(arrays.ends.max()), self._block_size)
-            hidden = self.recordings.run(arrays, self.rows.tables, width)
+            hidden = self.recording.run(arrays, self.rows.tables, width)
         else:
             inputs = self._to_tensors(arrays)
             hidden = self.model.forward(inputs.token_ids, inputs.positions, self.cache, inputs.plans)

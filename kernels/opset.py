@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,15 +21,23 @@ from kernels.qkv import HeadNorm, Turn
 from kernels.sample import SamplingTensors
 
 
+class Replay(Protocol):
+    """See `Recorded`."""
+
+    def __call__(self, rows: int, seconds: dict[str, float] | None = None) -> Tensor:
+        """Runs the same operations on the first `rows` rows of what then lies where the recorded tensors
+        were. Returns what the function would, in the same memory each time. Where a dict is given, the
+        seconds of each operation are added to it by the operation's name."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What was run once, and can be run again if `replay` is not None."""
+    """What was run once, and can be run again if there is a way to replay it."""
 
     result: Tensor
-    """What it returned. A replay writes it anew; another recording's may write over it."""
-    replay: Callable[[dict[str, float] | None], None] | None
-    """Runs the same operations on what then lies where its tensors were. Where a dict is given, the seconds
-    of each operation are added to it by the operation's name."""
+    """What it returned."""
+    replay: Replay | None
     reason: str = ""
     """Why it cannot be replayed."""
 
@@ -77,11 +86,11 @@ class OpSet:
     an output matrix is not held twice; None: packed weights cannot be read, or share the given memory."""
     is_recordable: bool = False
     """Whether its operations wait for no device, so that they can be recorded in a CUDA graph."""
-    record: Callable[[Callable[[], Tensor]], Recorded] | None = None
-    """Runs a function once and keeps its operations to run them again, where nothing but this op set's
-    operations computes in it, and how many there are and of which sizes depends on no number that they
-    compute. What it reads that was there before has to stay where it is as long as it is replayed. None: the
-    op set records nothing."""
+    record: Callable[[Callable[[], Tensor], int, int], Recorded] | None = None
+    """Runs a function once, on so many rows, and keeps its operations to run them again on any number of rows
+    up to another: where nothing but this op set's operations computes in it, and all of them go row by row.
+    What it reads that was there before has to stay where it is as long as it is replayed. None: the op set
+    records nothing."""
     stores_by_head: bool = False
     """Whether what a block holds is ordered as `kernels.cpu.paged` says, and not as `LayerCache` does."""
     reads_past_context: bool = False

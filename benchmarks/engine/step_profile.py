@@ -67,11 +67,11 @@ def profile(engine: Engine, shape: ModelShape, context: int) -> tuple[float, lis
     for _ in range(4):  # the last chunks of prompts
         engine.step()
     runner: Any = engine.runner
-    timer, recordings = OpTimer(), runner.recordings
+    timer, recording = OpTimer(), runner.recording
     # A replayed step calls no operation that could be seen: which there are, an eager one tells.
-    runner.recordings = None
+    runner.recording = None
     eager = _timed_step(engine, timer)
-    runner.recordings = recordings
+    runner.recording = recording
     untimed: list[float] = []
     steps: list[StepTimes] = []
     for i in range(1, STEPS + 1):
@@ -87,14 +87,14 @@ def _timed_step(engine: Engine, timer: OpTimer) -> StepTimes:
     runner: Any = engine.runner
     plain = runner.model.ops
     runner.model.ops = runner.sampler._ops = timer.wrap(plain)
-    if runner.recordings is not None:
-        runner.recordings.seconds = timer.seconds
+    if runner.recording is not None:
+        runner.recording.seconds = timer.seconds
     try:
         return timer.step(engine.step)
     finally:
         runner.model.ops = runner.sampler._ops = plain
-        if runner.recordings is not None:
-            runner.recordings.seconds = None
+        if runner.recording is not None:
+            runner.recording.seconds = None
 
 
 @torch.inference_mode()

@@ -38,7 +38,7 @@ from kernels.cpu.packed import PackedLinear
 from kernels.cpu.paged import PagedAttention
 from kernels.cpu.penalty import apply_penalties
 from kernels.cpu.philox import philox, uniform
-from kernels.cpu.recording import Chunks, record
+from kernels.cpu.recording import record
 from kernels.cpu.sample import sample
 from kernels.opset import OpSet
 
@@ -130,6 +130,6 @@ def _of_library(library: ctypes.CDLL, stored: torch.dtype | None) -> OpSet:
         add=elements.add,
         scale=elements.scale,
         copy=elements.copy,
-        record=partial(record, calls, Chunks()),
+        record=partial(record, calls),
         stores_by_head=True,
     )

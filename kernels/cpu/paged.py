@@ -37,7 +37,7 @@ class PagedPlan:
     """[N, 3] int32: sequence, first query, number of queries; those with most to do first."""
     slopes: Tensor | None
     heads_at_once: int
-    """KV heads of a tile that go together."""
+    """KV heads of a tile that may go together."""
     empty_rows: Tensor | None
     """[E] int64: queries that have no context."""
 
@@ -66,7 +66,7 @@ class PagedAttention:
             metadata=metadata,
             shape=shape,
             tiles=tiles,
-            heads_at_once=_heads_at_once(len(tiles), most_rows, shape),
+            heads_at_once=_heads_at_once(most_rows, shape),
             slopes=self._slopes_of(shape),
             empty_rows=empty_rows,
         )
@@ -111,11 +111,8 @@ class PagedAttention:
         return self._slopes[shape.alibi_slopes]
 
 
-def _heads_at_once(num_tiles: int, most_rows: int, shape: AttentionShape) -> int:
-    """All that fit where every tile has few rows for a KV head and there are tiles enough for every thread:
-    while one head's keys are worked on, those of the next are on their way."""
-    if num_tiles < 4 * torch.get_num_threads():
-        return 1
+def _heads_at_once(most_rows: int, shape: AttentionShape) -> int:
+    """All that fit, where every tile has few rows for a KV head."""
     fitting = (n for n in range(shape.num_kv_heads, 0, -1) if shape.num_kv_heads % n == 0)
     return next(n for n in fitting if n == 1 or n * most_rows <= _ROWS)
 

@@ -21,7 +21,7 @@ typedef struct {
     int32_t num_tiles;
     int32_t num_heads;
     int32_t num_kv_heads;
-    int32_t heads_at_once;  // KV heads of a unit of work, a divisor of their number; with all queries ≤ 128 rows
+    int32_t heads_at_once;  // KV heads of a unit of work at most, a divisor of their number; with all queries ≤ 128 rows
     int32_t head_dim;       // at most 256
     int32_t block_size;
     int32_t window;  // 0: all that came before

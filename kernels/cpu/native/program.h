@@ -1,4 +1,4 @@
-// A list of calls that were made once and are made again, in order, by one. Plain C.
+// A list of calls that were made once and are made again, in order, by one, on any number of rows. Plain C.
 #pragma once
 
 #include <stdint.h>
@@ -18,5 +18,5 @@ enum {
 
 typedef struct {
     int64_t function;
-    const void* arguments;  // the struct that it takes
+    void* arguments;  // the struct that it takes
 } PenstockCall;

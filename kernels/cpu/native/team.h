@@ -35,6 +35,7 @@ class Team {
 
     char* scratch() const { return state.scratch; }
     bool leads() const { return rank == 0; }
+    int threads() const { return size; }
 
     // Returns when all threads of the team have called it.
     void wait() {

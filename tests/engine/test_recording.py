@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from engine.engine import Engine
-from engine.recordings import DecodeRecordings
+from engine.recording import DecodeRecording
 from engine.request import Request, RequestParams
 from engine.runner import Runner
 from kernels.cpu import native
@@ -58,16 +58,15 @@ def requests() -> list[Request]:
     ]
 
 
-def recordings_of(engine: Engine) -> DecodeRecordings | None:
+def recording_of(engine: Engine) -> DecodeRecording | None:
     assert isinstance(engine.runner, Runner)
-    return engine.runner.recordings
+    return engine.runner.recording
 
 
-def sizes_of(engine: Engine) -> list[int]:
-    """Of the steps that were recorded."""
-    recordings = recordings_of(engine)
-    assert recordings is not None, "a runner that records nothing"
-    return recordings.sizes
+def is_recorded(engine: Engine) -> bool:
+    recording = recording_of(engine)
+    assert recording is not None, "a runner that records nothing"
+    return recording.is_made
 
 
 @pytest.mark.parametrize(("family", "precision"), CASES)
@@ -86,7 +85,7 @@ def test_replayed_steps_give_the_same_bits(
     }
     eager = engine_of(tiny_model(family), enforce_eager=True, **settings)
     replaying = engine_of(tiny_model(family), **settings)
-    assert recordings_of(eager) is None
+    assert recording_of(eager) is None
     for _ in range(2):
         expected, expected_tokens = seen_logits(eager, requests())
         got, tokens = seen_logits(replaying, requests())
@@ -96,16 +95,15 @@ def test_replayed_steps_give_the_same_bits(
             assert torch.equal(values, expected[key]), f"(request, output index) {key}"
     assert replaying.scheduler.num_preemptions > 0
     assert replaying.scheduler.num_cached_tokens > 100
-    assert sizes_of(replaying) == ([] if family in WITH_EXPERTS else list(range(1, 10)))
+    assert is_recorded(replaying) == (family not in WITH_EXPERTS)
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_all_families_without_experts_are_recorded(
     family: str, tiny_model: Callable[[str], Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.DEBUG, logger="engine.recordings")
-    sizes = sizes_of(engine_of(tiny_model(family)))
-    assert sizes == ([] if family in WITH_EXPERTS else [1])  # by the warm-up
+    caplog.set_level(logging.DEBUG, logger="engine.recording")
+    assert is_recorded(engine_of(tiny_model(family))) == (family not in WITH_EXPERTS)  # by the warm-up
     assert ("are not recorded" in caplog.text) == (family in WITH_EXPERTS)
 
 
@@ -116,7 +114,7 @@ def test_what_transformers_computes_is_not_recorded(tmp_path: Path) -> None:
     for enforce_eager in (True, False):
         engine = engine_of(folder, enforce_eager=enforce_eager)
         tokens.append(tokens_of(run(engine, [request])["a"]))
-        assert enforce_eager or not sizes_of(engine)
+        assert enforce_eager or not is_recorded(engine)
     assert tokens[0] == tokens[1]
 
 

@@ -1,15 +1,13 @@
-"""Decode steps of the processor's runner, recorded once and replayed: what engine/graphs.py is to a device's.
+"""A decode step of the host's runner, recorded once and replayed: what engine/graphs.py is to a device's.
 
 The smaller the batch, the more of a step's time goes to Python between its operations. A recorded step is one
-call. There is one recording for every number of rows, without padding, as a row costs time here; each is made
-by the first step of its size, which it runs. A recording holds addresses, so all that changes from step to
-step is copied to where it reads it.
+call, on as many rows as there are, without padding, as a row costs time here. A recording holds addresses, so
+all that changes from step to step is copied to where it reads it.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import Final
 
 import torch
 from torch import Tensor
@@ -22,11 +20,8 @@ from kernels.opset import Recorded
 
 log = logging.getLogger(__name__)
 
-_MOST_ROWS: Final = 256
-"""Of a step that is recorded: with more, what Python takes is little beside the rest."""
 
-
-class DecodeRecordings:
+class DecodeRecording:
     """Steps of one token of each row."""
 
     def __init__(self, model: Model, cache: KVCache, tables: Ints32, block_size: int) -> None:
@@ -34,7 +29,7 @@ class DecodeRecordings:
         self._model = model
         self._cache = cache
         self._block_size = block_size
-        size = min(len(tables), _MOST_ROWS)
+        size = len(tables)
         self._token_ids = torch.zeros(size, dtype=torch.int64)
         self._positions = torch.zeros(size, dtype=torch.int64)
         self._slots = torch.zeros(size, dtype=torch.int64)
@@ -45,19 +40,18 @@ class DecodeRecordings:
             x.numpy() for x in (self._token_ids, self._positions, self._slots, self._context_lens)
         ]
         self._table_array: Ints32 = self._tables.numpy()
-        self._recorded: dict[int, Recorded] = {}
-        self._refused = False
+        self._recorded: Recorded | None = None
         self.seconds: dict[str, float] | None = None
         """Where there is one, what each operation of a replayed step takes is added to it."""
 
     @property
-    def sizes(self) -> list[int]:
-        """Of the steps that were recorded."""
-        return sorted(self._recorded)
+    def is_made(self) -> bool:
+        """Whether steps are replayed."""
+        return self._recorded is not None and self._recorded.replay is not None
 
     def takes(self, arrays: StepArrays) -> bool:
         """Whether a step can be run here."""
-        return arrays.decodes_only and len(arrays.rows) <= len(self._token_ids) and not self._refused
+        return arrays.decodes_only and (self._recorded is None or self._recorded.replay is not None)
 
     def run(self, arrays: StepArrays, tables: Ints32, width: int) -> Tensor:
         """Runs a step. Returns hidden states [B, hidden_size], good until the next one.
@@ -69,23 +63,19 @@ class DecodeRecordings:
         for array, values in zip(self._arrays, given, strict=True):
             array[:size] = values
         self._table_array[:size, :width] = tables[arrays.rows, :width]
-        recorded = self._recorded.get(size)
-        if recorded is None:
+        if self._recorded is None:
             return self._record(size)
-        assert recorded.replay is not None, "kept without a way to replay it"
-        recorded.replay(self.seconds)
-        return recorded.result
+        assert self._recorded.replay is not None, "a step that was not to be taken"
+        return self._recorded.replay(size, self.seconds)
 
     def _record(self, size: int) -> Tensor:
         record = self._model.ops.record
         assert record is not None, "an op set that records nothing"
-        recorded = record(lambda: self._forward(size))
-        if recorded.replay is None:
-            log.debug("decode steps are not recorded, and run one operation at a time: %s", recorded.reason)
-            self._refused = True
-        else:
-            self._recorded[size] = recorded
-        return recorded.result
+        self._recorded = record(lambda: self._forward(size), size, len(self._token_ids))
+        if self._recorded.replay is None:
+            reason = self._recorded.reason
+            log.debug("decode steps are not recorded, and run one operation at a time: %s", reason)
+        return self._recorded.result
 
     def _forward(self, size: int) -> Tensor:
         metadata = AttentionMetadata(
