@@ -23,6 +23,7 @@ from tests.engine.tiny_models import FAMILIES, random_prompts
 
 pytestmark = pytest.mark.skipif(native.load() is None, reason="only C++ kernels are recorded")
 
+SHIPPED = Path(__file__).parents[2] / "examples/models/tiny"
 PROMPTS = [[i, *prompt] for i, prompt in enumerate(random_prompts(20, longest=40, seed=3))]
 WITH_EXPERTS = {"mixtral", "qwen3-moe", "qwen3-moe-renormalized"}
 CASES = [
@@ -105,6 +106,10 @@ def test_all_families_without_experts_are_recorded(
     caplog.set_level(logging.DEBUG, logger="engine.recording")
     assert is_recorded(engine_of(tiny_model(family))) == (family not in WITH_EXPERTS)  # by the warm-up
     assert ("are not recorded" in caplog.text) == (family in WITH_EXPERTS)
+
+
+def test_the_shipped_model_is_recorded() -> None:
+    assert is_recorded(engine_of(SHIPPED, max_num_seqs=2, num_blocks=64))
 
 
 def test_what_transformers_computes_is_not_recorded(tmp_path: Path) -> None:
