@@ -6,13 +6,16 @@
 // than a small operation, and let whoever else needs the core have it.
 #pragma once
 
-#include <omp.h>
 #include <sched.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <vector>
+
+// Of the runtime that torch has loaded, whose header need not be there.
+extern "C" int omp_get_thread_num(void);
+extern "C" int omp_get_num_threads(void);
 
 namespace penstock {
 
@@ -85,7 +88,7 @@ class Team {
     }
 
   private:
-    static constexpr int LOOKS = 1000;  // some 30 microseconds
+    static constexpr int LOOKS = 1000;  // some tens of microseconds
 
     TeamState& state;
     int rank, size;
