@@ -14,7 +14,7 @@ from torch import Tensor
 from kernels.activation import Activation
 from kernels.cpu import activation as plain
 from kernels.cpu.calls import Calls, Function
-from kernels.cpu.native import ACTIVATION
+from kernels.cpu.native.structs import ACTIVATION
 
 _NUMBERS: Final[dict[Activation, int]] = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3}
 """As activation.h names them."""
@@ -31,7 +31,8 @@ class Activations:
         if gate_up.dtype != torch.float32:
             return plain.act_and_mul(gate_up, activation)
         rows, width = gate_up.shape
-        return self._run(gate_up, torch.empty((rows, width // 2)), activation, gated=True)
+        out = torch.empty((rows, width // 2), dtype=torch.float32)
+        return self._run(gate_up, out, activation, gated=True)
 
     def activate(self, x: Tensor, activation: Activation) -> Tensor:
         """See `kernels.activation.activate`."""

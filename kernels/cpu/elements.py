@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from kernels.cpu.calls import Calls, Function
-from kernels.cpu.native import ELEMENTS, TAKE, TYPES
+from kernels.cpu.native import TYPES
+from kernels.cpu.native.structs import ELEMENTS, TAKE
 from kernels.elements import plain_add, plain_copy, plain_scale
 
 _ADD: Final = 0
@@ -29,7 +30,7 @@ class Elements:
     def take(self, table: Tensor, ids: Tensor) -> Tensor:
         """See `kernels.elements.take`. Returns float32."""
         entries, width = table.shape
-        out = torch.empty((len(ids), width))
+        out = torch.empty((len(ids), width), dtype=torch.float32)
         pointers = (table.data_ptr(), ids.data_ptr(), out.data_ptr())
         sizes = (entries, len(ids), width, TYPES[table.dtype])
         self.calls.make(Function.TAKE, TAKE.pack(*pointers, *sizes))

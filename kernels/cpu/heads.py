@@ -14,7 +14,8 @@ from torch import Tensor
 from kernels.attention import AttentionPlan, LayerCache
 from kernels.cpu import elementwise
 from kernels.cpu.calls import Calls, Function
-from kernels.cpu.native import HEADS, TYPES
+from kernels.cpu.native import TYPES
+from kernels.cpu.native.structs import HEADS
 from kernels.qkv import HeadNorm, Parts, Turn, by_parts
 
 
@@ -30,7 +31,7 @@ class Heads:
             return elementwise.rotary(x, cos, sin)
         rows, heads, head_dim = x.shape
         cos, sin = cos.contiguous(), sin.contiguous()
-        out = torch.empty((rows, heads, head_dim))
+        out = torch.empty((rows, heads, head_dim), dtype=torch.float32)
         self.calls.make(
             Function.HEADS,
             HEADS.pack(
@@ -67,7 +68,7 @@ class Heads:
         shape = plan.shape
         heads, kv_heads, head_dim = shape.num_heads, shape.num_kv_heads, shape.head_dim
         rows, stride = qkv.shape
-        out = torch.empty((rows, heads, head_dim))
+        out = torch.empty((rows, heads, head_dim), dtype=torch.float32)
         queries = qkv.data_ptr()
         keys = queries + heads * head_dim * 4
         self.calls.make(

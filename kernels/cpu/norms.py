@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kernels.cpu import elementwise
 from kernels.cpu.calls import Calls, Function
-from kernels.cpu.native import NORM
+from kernels.cpu.native.structs import NORM
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Norms:
 
     def _run(self, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, *, centred: bool) -> Tensor:
         shape = x.shape
-        out = torch.empty(shape)
+        out = torch.empty(shape, dtype=torch.float32)
         heads, head_stride = (shape[1], x.stride(1)) if len(shape) == 3 else (1, 0)
         self.calls.make(
             Function.NORM,

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from kernels.cpu.calls import Calls, Function
-from kernels.cpu.native import LINEAR_INPUT, LINEAR_WEIGHT, TYPES, UNPACK
+from kernels.cpu.native import TYPES
+from kernels.cpu.native.structs import LINEAR_INPUT, LINEAR_WEIGHT, UNPACK
 from kernels.linear import LinearWeight
 
 PANEL: Final = 32
@@ -25,6 +26,8 @@ _PAIRS: Final = 4
 UNITS: Final = {_INT8: 4, _PAIRS: 2}
 """How many inputs of one output lie side by side, of those kinds where that is more than one."""
 _SCALED: Final = (_INT8, _HALF_PRODUCTS)
+_MOST_BYTES: Final = (2**31 - 1) // (255 * 127)
+"""Inputs whose products in 8 bits surely fit a sum of 32."""
 _KINDS: Final = {
     torch.float32: (0,),
     torch.bfloat16: (_PAIRS, 1),
@@ -63,10 +66,12 @@ class PackedLinear:
         """See `kernels.linear.pack_linear`."""
         out_features, in_features = weight.shape
         stored = self._stored or weight.dtype
+        if stored == torch.int8 and in_features > _MOST_BYTES:
+            stored = torch.bfloat16
         kind = next(kind for kind in _KINDS[stored] if self._calls.library.penstock_has_linear(kind))
         unit = UNITS.get(kind, 1)
         depth = -(-in_features // unit) * unit
-        scales = torch.empty(out_features) if kind in _SCALED else None
+        scales = torch.empty(out_features, dtype=torch.float32) if kind in _SCALED else None
         offsets = torch.empty(out_features, dtype=torch.int32) if kind == _INT8 else None
         packed = torch.empty(-(-out_features // PANEL) * PANEL * depth, dtype=stored)
         kept_bias = None if bias is None else bias.float()
@@ -101,7 +106,7 @@ class PackedLinear:
         """
         data = weight.data
         assert isinstance(data, PackedWeight), "this weight was packed by another op set"
-        out = torch.empty((len(ids), weight.in_features))
+        out = torch.empty((len(ids), weight.in_features), dtype=torch.float32)
         pointers = (data.weight.data_ptr(), 0 if data.scales is None else data.scales.data_ptr())
         sizes = (weight.in_features, weight.out_features, data.kind, len(ids))
         self._calls.make(Function.UNPACK, UNPACK.pack(*pointers, ids.data_ptr(), out.data_ptr(), *sizes))

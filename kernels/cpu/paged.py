@@ -18,7 +18,8 @@ from torch import Tensor
 
 from kernels.attention import AttentionMetadata, AttentionPlan, AttentionShape, LayerCache
 from kernels.cpu.calls import Calls, Function
-from kernels.cpu.native import ATTENTION, TILES, TYPES
+from kernels.cpu.native import TYPES
+from kernels.cpu.native.structs import ATTENTION, TILES
 
 MOST_ROWS: Final = 128
 """Rows of a tile, queries times heads of a KV head; the library's own bound."""
@@ -54,12 +55,12 @@ class PagedAttention:
         group = shape.num_heads // shape.num_kv_heads
         assert group <= MOST_ROWS, f"{group} heads on a KV head, at most {MOST_ROWS}"
         assert shape.head_dim <= MOST_CHANNELS, f"head_dim {shape.head_dim}, at most {MOST_CHANNELS}"
-        contexts = metadata.context_lens.numpy()
+        contexts, queries = metadata.context_lens.numpy(), np.diff(metadata.cu_seqlens_q.numpy())
         empty_rows = None
         if not contexts.all():
-            empty_rows = metadata.cu_seqlens_q[:-1][metadata.context_lens == 0].long()
+            empty_rows = torch.from_numpy(np.flatnonzero(np.repeat(contexts == 0, queries)))
         num_queries = max(1, _ROWS // group)
-        counts = np.where(contexts > 0, np.diff(metadata.cu_seqlens_q.numpy()), 0)
+        counts = np.where(contexts > 0, queries, 0)
         most_rows = min(int(counts.max(initial=1)), num_queries) * group
         tiles = self._tiles(metadata, num_queries, int((-(-counts // num_queries)).sum()))
         return PagedPlan(

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kernels.cpu.calls import Calls, Function
-from kernels.cpu.native import CALL
+from kernels.cpu.native.structs import CALL
 from kernels.opset import Recorded
 
 _LINE: Final = 64

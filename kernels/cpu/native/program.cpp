@@ -6,6 +6,11 @@
 
 #include "operations.h"
 
+#ifdef PENSTOCK_SOURCES
+// What build.py looks for.
+extern "C" __attribute__((visibility("default"), used)) const char penstock_sources[] = PENSTOCK_SOURCES;
+#endif
+
 namespace {
 
 using namespace penstock;
