@@ -92,4 +92,14 @@ def reply_of(form: Form, ends: list[tuple[str, Done]], models: Models) -> Struct
             return embeddings(form, ends)
 
 
-__all__ = ("CHAT", "COMPLETIONS", "EMBEDDINGS", "ENDPOINTS", "ErrorReply", "Models", "read_row", "reply_of", "tell")
+__all__ = (
+    "CHAT",
+    "COMPLETIONS",
+    "EMBEDDINGS",
+    "ENDPOINTS",
+    "ErrorReply",
+    "Models",
+    "read_row",
+    "reply_of",
+    "tell",
+)

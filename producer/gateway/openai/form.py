@@ -31,6 +31,8 @@ class ChatForm(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="chat"
     """Of every message: what the request's last message had already."""
     as_token_ids: bool = False
     """Name tokens `token_id:N` in logprobs."""
+    token_ids: bool = False
+    """Tell token ids as well."""
     include_usage: bool = False
     """In a stream: a last chunk with the usage."""
     continuous_usage: bool = False
@@ -45,7 +47,10 @@ class CompletionForm(Struct, frozen=True, kw_only=True, omit_defaults=True, tag=
     """Choices for each prompt."""
     echo: bool = False
     logprobs: int | None = None
+    prompt_logprobs: bool = False
+    """Tell those of the prompt apart as well, in vLLM's form."""
     as_token_ids: bool = False
+    token_ids: bool = False
     include_usage: bool = False
     continuous_usage: bool = False
 
@@ -55,6 +60,8 @@ class EmbeddingForm(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="
 
     encoding: Literal["float", "base64"] = "float"
     dimensions: int | None = None
+    """Only the first so many, scaled to length 1 again."""
+    normalize: bool = True
 
 
 Form = ChatForm | CompletionForm | EmbeddingForm

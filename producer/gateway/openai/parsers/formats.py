@@ -40,19 +40,24 @@ class Granite(JsonCalls):
     ENDS: ClassVar = ("</tool_call>",)
 
 
+def _mark(*words: str) -> str:
+    """One of DeepSeek's special tokens, which are written with a bar and an underline of their own."""
+    return f"<\uff5c{chr(0x2581).join(('tool', *words))}\uff5c>"
+
+
 class DeepseekV3(JsonCalls):
     """Calls between markers of their own; V3 and R1 write the arguments as a code block, V3.1 as they are."""
 
-    STARTS: ClassVar = ("<｜tool▁call▁begin｜>",)
-    NOISE: ClassVar = ("<｜tool▁calls▁begin｜>",)
-    ENDS: ClassVar = ("```", "<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>")
+    STARTS: ClassVar = (_mark("call", "begin"),)
+    NOISE: ClassVar = (_mark("calls", "begin"),)
+    ENDS: ClassVar = ("```", _mark("call", "end"), _mark("calls", "end"))
     HEADER: ClassVar = re.compile(
-        r"\s*(?:function<｜tool▁sep｜>([^\s<]+)\s*```json\s*|([^\s<]+)<｜tool▁sep｜>\s*)"
+        rf"\s*(?:function{_mark('sep')}([^\s<]+)\s*```json\s*|([^\s<]+){_mark('sep')}\s*)"
     )
 
 
 class Enforced(JsonCalls):
-    """The whole text is an array of objects, as the schema of `tool_choice: required` makes any model write."""
+    """The whole text is an array of objects, as `tool_choice: required` has it written."""
 
 
 class Named:

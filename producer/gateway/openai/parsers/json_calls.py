@@ -73,7 +73,10 @@ class JsonCalls:
         found = first_of(markers, self._buffer)
         if found is None:
             keep = held(markers, self._buffer)
-            text, self._buffer = self._buffer[: len(self._buffer) - keep], self._buffer[len(self._buffer) - keep :]
+            text, self._buffer = (
+                self._buffer[: len(self._buffer) - keep],
+                self._buffer[len(self._buffer) - keep :],
+            )
             if text:
                 pieces.append(Content(text))
             return False
