@@ -102,4 +102,3 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
 
 def _gateway(state: State) -> Gateway:
     return state.gateway
-

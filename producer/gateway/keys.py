@@ -117,6 +117,18 @@ def seconds_of(period: str) -> int:
     return int(match[1]) * _UNITS[match[2]]
 
 
+def limits_of(requests_per_minute: int | None, queued_tokens: int | None) -> Limits:
+    """Limits, checked.
+
+    Raises:
+        UsageError: one is less than 1.
+    """
+    for name, value in (("requests-per-minute", requests_per_minute), ("queued-tokens", queued_tokens)):
+        if value is not None and value < 1:
+            raise UsageError(f"--{name} is {value}; it must be 1 or more")
+    return Limits(requests_per_minute=requests_per_minute, queued_tokens=queued_tokens)
+
+
 class KeyRing:
     """All keys of a gateway."""
 

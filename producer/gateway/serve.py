@@ -100,3 +100,7 @@ class GatewayServer:
         if gateway is not None:
             gateway.closing.set()
         self._server.should_exit = True
+
+    def kill(self) -> None:
+        """Ends `run` without waiting for anything, after `stop`."""
+        self._server.force_exit = True
