@@ -37,7 +37,6 @@ class EventStream(Response[None]):
         sending = _Sending(
             headers=headers,
             cookies=cookies,
-            encoded_headers=options.get("encoded_headers") or (),
             media_type="text/event-stream",
             status_code=200,
         )
