@@ -73,8 +73,10 @@ async def cancel_all(client: Client, job_ids: Sequence[str]) -> None:
 
 
 async def _all(client: Client, job_ids: Sequence[str]) -> list[Done]:
-    if len(job_ids) == 1:
-        return [await client.result(job_ids[0])]
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(client.result(job_id)) for job_id in job_ids]
-    return [task.result() for task in tasks]
+    results = [asyncio.ensure_future(client.result(job_id)) for job_id in job_ids]
+    try:
+        return await asyncio.gather(*results)
+    finally:
+        for result in results:
+            result.cancel()
+        await asyncio.gather(*results, return_exceptions=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from openai import BadRequestError
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from tests.producer.gateway.openai.talking import HELLO, MODEL, Talk, strictly, talking
@@ -241,8 +242,6 @@ async def test_json_by_a_schema(redis_url: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_job_that_nobody_could_do_is_a_bad_request(talk: Talk, stream: bool) -> None:
-    from openai import BadRequestError
-
     long: list[Any] = [{"role": "user", "content": "x" * 600}]
     with pytest.raises(BadRequestError) as caught:
         await talk.openai.chat.completions.create(model=MODEL, messages=long, stream=stream)
