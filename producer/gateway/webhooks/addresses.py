@@ -63,6 +63,8 @@ def is_public(address: Address) -> bool:
         within = _within(address)
         if within is not None:
             return is_public(within)
+        if address.is_site_local:
+            return False
     return (
         address.is_global
         and not address.is_multicast

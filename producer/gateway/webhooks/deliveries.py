@@ -21,8 +21,8 @@ from penstock.scripts import DUE
 LEASE_S: Final = 60.0
 """Longer than an attempt takes."""
 
-PAUSES_S: Final = (5, 30, 120, 600, 1800, 3600, 2 * 3600, 4 * 3600, 6 * 3600, 10 * 3600)
-"""Between attempts: 28 hours in all."""
+PAUSES_S: Final = (5, 30, 120, 600, 1800, 3600, 2 * 3600, 4 * 3600, 6 * 3600, 12 * 3600)
+"""Between attempts, about: a day and two hours in all."""
 
 KEPT_S: Final = 8 * 86400
 """How long the server remembers a delivery, made or given up."""
