@@ -89,9 +89,10 @@ class ApiDescription:
             render_plugins=[OpenApiFile(self.schemas)],
         )
 
-    def document(self, app: Litestar) -> dict[str, Any]:
-        """The document as it is served."""
-        return made_true(app.openapi_schema.to_schema(), self.schemas)
+
+def document_of(app: Litestar) -> dict[str, Any]:
+    """The document as it is served."""
+    return made_true(app.openapi_schema.to_schema(), app.plugins.get(StructSchemas))
 
 
 def made_true(document: dict[str, Any], schemas: StructSchemas) -> dict[str, Any]:
