@@ -1,8 +1,8 @@
 """Deliveries that are to be made, on the server: whichever gateway lives takes what is due, and tries again.
 
-A delivery is a string on the server, and its id stands in a sorted set by when it is due. Who takes it has it
-for a lease; a gateway that dies in between loses it to another, so that a delivery may be made twice, under the
-same webhook-id.
+A delivery is a string on the server, and its id stands in a sorted set by when it is due. Who takes it has
+it for a lease; a gateway that dies in between loses it to another, so that a delivery may be made twice,
+under the same webhook-id.
 """
 
 from __future__ import annotations
