@@ -29,7 +29,7 @@ from tests.consumer.models import save_model
 from tests.consumer.running import consuming
 from tests.producer.gateway.running import serving
 
-EXAMPLES = int(os.environ.get("PENSTOCK_FUZZ_EXAMPLES", "5"))
+EXAMPLES = int(os.environ.get("PENSTOCK_FUZZ_EXAMPLES", "3"))
 CHECKS = (
     not_a_server_error,
     status_code_conformance,
