@@ -71,6 +71,7 @@ def make_app(settings: GatewaySettings) -> Litestar:
         cors_config=CORSConfig(allow_origins=list(settings.cors_origins)) if settings.cors_origins else None,
         openapi_config=described.config,
         plugins=[described.schemas],
+        logging_config=None,  # the program's own
         debug=False,
     )
 
