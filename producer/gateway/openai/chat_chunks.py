@@ -85,6 +85,7 @@ class ChatTranscript:
         self._dialect = form.dialect or Dialect()
         self._job_id = job_id
         self._model = model
+        self._created = created(self._job_id)
         self._fingerprint: str | None = None
         self._so_far = UsageSoFar(1)
         self._samples = [_Sample(AnswerParser.of(form, self._dialect)) for _ in range(n)]
@@ -177,7 +178,7 @@ class ChatTranscript:
     def _chunk(self, choice: ChunkChoice | None = None, usage: CompletionUsage | None = None) -> ChatChunk:
         return ChatChunk(
             id=f"chatcmpl-{self._job_id}",
-            created=created(self._job_id),
+            created=self._created,
             model=self._model,
             choices=[] if choice is None else [choice],
             system_fingerprint=self._fingerprint,

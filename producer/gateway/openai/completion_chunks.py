@@ -20,6 +20,7 @@ class CompletionTranscript:
         self._form = form
         self._job_id = job_ids[0]
         self._model = model
+        self._created = created(self._job_id)
         self._fingerprint: str | None = None
         self._num_jobs = len(job_ids)
         self._so_far = UsageSoFar(len(job_ids))
@@ -83,7 +84,7 @@ class CompletionTranscript:
     ) -> TextCompletion:
         return TextCompletion(
             id=f"cmpl-{self._job_id}",
-            created=created(self._job_id),
+            created=self._created,
             model=self._model,
             choices=[] if choice is None else [choice],
             system_fingerprint=self._fingerprint,
