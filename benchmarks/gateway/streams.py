@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ EVENTS = 10
 _WRITTEN_AT = re.compile(rb"\d{10}\.\d+")
 _SETTLE_S = 1.0
 
-Follow = Callable[[list[float], asyncio.Event], Awaitable[None]]
+Follow = Callable[[list[float], asyncio.Event], Coroutine[Any, Any, None]]
 
 
 def measure(path: str, streams: int, events_per_s: int) -> dict[str, Any]:
