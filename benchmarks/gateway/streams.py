@@ -7,6 +7,7 @@ the jobs that it finds queued, each with the time of its writing as its text. Bo
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import re
@@ -108,12 +109,15 @@ async def _run(
     while redis_jobs(url) < len(followers):  # noqa: ASYNC110 - it is asked, it tells nobody
         await asyncio.sleep(0.05)
     await asyncio.sleep(_SETTLE_S)  # all of them are being followed
+    gc.collect()
+    gc.disable()  # a look for cycles in this process would be taken for the other side's delay
     meter = Meter(pids)
     start = meter.read()
     command = [sys.executable, "-m", "benchmarks.gateway.streams", url, str(events_per_s)]
     writer = subprocess.Popen(command)  # noqa: ASYNC220 - nothing is measured yet
     await asyncio.gather(*following)
     cost = meter.since(start, len(latencies))
+    gc.enable()
     assert writer.wait() == 0, "the writer failed"
     assert len(latencies) == len(followers) * EVENTS, f"{len(latencies)} events arrived"
     figures = {name.replace("job", "event"): value for name, value in cost.figures().items()}
