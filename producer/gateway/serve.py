@@ -23,8 +23,7 @@ def listen(settings: GatewaySettings) -> socket.socket:
         PenstockError: the address can't be had.
     """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    # The protocol by name: asyncio turns Nagle's algorithm off only where it sees that one, and a reply whose
-    # head and body are two writes would wait 40 ms for an acknowledgement.
+    # With its protocol named, or asyncio does not turn Nagle's algorithm off on what is accepted: 40 ms a reply.
     taken = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
