@@ -92,6 +92,8 @@ class Driver(Generic[Note, Refusal]):
         """The handle by which the batch is driven, once it has been taken."""
         self._in_flight: dict[int, Planned[Note]] = {}
         """Rows sent and not written."""
+        self._job_ids: dict[int, str] = {}
+        """Of those, which this process sent itself."""
         self._weight = 0
         self._rows: Iterator[tuple[int, bytes]] = iter(())
         self._held: list[_Chunk[Note, Refusal]] = []
@@ -137,9 +139,26 @@ class Driver(Generic[Note, Refusal]):
                 self._say_once(f"waiting for the server: {error}")
                 await asyncio.sleep(next(waits))
 
+    async def hold(self) -> Batch:
+        """Take the batch for what comes before its first row; make it where it is not.
+
+        Raises:
+            BatchTaken: another drives it.
+        """
+        try:
+            return await self._take(self._sink.batch, restart=False)
+        except BatchUnknown:
+            return await self._take(self._sink.anew(), restart=True)
+
+    async def outstanding(self) -> tuple[Batch, list[str] | None]:
+        """Take the batch as it is, and the ids of the jobs that have not ended; None where another process sent
+        some of them, and their ids are in the lane alone."""
+        batch = await self._join(anew=False)
+        ids = [self._job_ids.get(number) for number in self._in_flight]
+        return batch, None if None in ids else [job_id for job_id in ids if job_id is not None]
+
     async def drain(self, batch: Batch) -> None:
-        """Store what has ended, and wait for nothing: of a batch that is to end before its rows have."""
-        self._read = "0-0"
+        """After `outstanding`: store what has ended, and wait for nothing."""
         while rows := await batch.finished(self._read, block_s=0):
             await self._write(rows)
         await self._sync(batch)
@@ -148,7 +167,7 @@ class Driver(Generic[Note, Refusal]):
         """Take the batch where it is, or begin it anew for the rows that the sink lacks."""
         batch, cursor = (None, "") if anew else await self._find()
         if batch is None or not cursor:
-            if not anew:
+            if not anew and batch is None:
                 self._narrator.say("the server has forgotten this run; rows without an end are asked again")
             batch, cursor = await self._take(self._sink.anew(), restart=True), "0"
             # An empty cursor is then the sign of a batch that the server knows no more.
@@ -221,7 +240,7 @@ class Driver(Generic[Note, Refusal]):
                 for number, row in chunk.planned
             ]
             try:
-                await batch.enqueue_rows(
+                ids = await batch.enqueue_rows(
                     jobs, cursor=self._cursor, new_cursor=str(chunk.end), lane=self._queue.lane
                 )
             except QueueFull as error:
@@ -234,6 +253,7 @@ class Driver(Generic[Note, Refusal]):
             self._held.pop()
             self._cursor = str(chunk.end)
             self._fly(chunk)
+            self._job_ids.update(zip((number for number, _ in chunk.planned), ids, strict=True))
         self._narrator.moved()
 
     def _room(self) -> int:
@@ -286,6 +306,7 @@ class Driver(Generic[Note, Refusal]):
             # Not in flight: written before, and its entry not trimmed; or run again after a loss of data.
             if row.row is not None and (sent := self._in_flight.pop(row.row, None)) is not None:
                 self._weight -= sent.weight
+                self._job_ids.pop(row.row, None)
                 ended.append(EndedRow(row.row, row.job_id, row.event, sent.note))
         if rows:
             self._suspicion = ""
