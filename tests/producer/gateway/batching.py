@@ -52,6 +52,24 @@ async def reached(
     return batch
 
 
+async def has_output(client: AsyncOpenAI, batch_id: str, lines: int = 1) -> Batch:
+    """The batch, once so many of its rows have been answered and can be read."""
+    async with asyncio.timeout(60):
+        while True:
+            batch = await client.batches.retrieve(batch_id)
+            assert batch.request_counts is not None
+            if batch.request_counts.completed >= lines and batch.output_file_id:
+                return batch
+            await asyncio.sleep(0.05)
+
+
+async def has_model(client: AsyncOpenAI) -> None:
+    """Returns once the gateway knows what is served: from then on it refuses any other model."""
+    async with asyncio.timeout(20):
+        while not (await client.models.list()).data:  # noqa: ASYNC110 - it is asked, it tells nobody
+            await asyncio.sleep(0.05)
+
+
 async def lines_of(client: AsyncOpenAI, file_id: str | None) -> list[dict[str, Any]]:
     """The lines of an output; none where there is no file."""
     if file_id is None:
@@ -62,7 +80,10 @@ async def lines_of(client: AsyncOpenAI, file_id: str | None) -> list[dict[str, A
 
 async def answers_of(client: AsyncOpenAI, batch: Batch) -> tuple[dict[str, Any], dict[int, Any]]:
     """Replies by custom_id, and error lines by their row of the input; each is there once."""
-    outputs, errors = await lines_of(client, batch.output_file_id), await lines_of(client, batch.error_file_id)
+    outputs, errors = (
+        await lines_of(client, batch.output_file_id),
+        await lines_of(client, batch.error_file_id),
+    )
     replies = {line["custom_id"]: line["response"]["body"] for line in outputs}
     failed = {int(line["id"][-10:], 16): line for line in errors}
     assert len(replies) == len(outputs)
