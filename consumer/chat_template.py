@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 from jinja2 import TemplateError
 from jinja2.ext import loopcontrols
+from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from penstock.errors import InvalidJob
@@ -22,7 +23,14 @@ _COMMENT: Final = re.compile(r"\{#.*?#\}", re.DOTALL)
 class ChatTemplate:
     """A model's chat template in a sandbox, with the helpers that templates of the field expect."""
 
-    def __init__(self, source: str, special_tokens: dict[str, str]) -> None:
+    def __init__(
+        self, source: str, special_tokens: dict[str, str], with_tools: ChatTemplate | None = None
+    ) -> None:
+        """Compile the template.
+
+        Args:
+            with_tools: renders the jobs with tools, where the model has another template for those.
+        """
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
         )
@@ -30,25 +38,32 @@ class ChatTemplate:
         helpers: dict[str, Any] = {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
         environment.globals.update(helpers)
         self._template = environment.from_string(source)
+        self._variables = find_undeclared_variables(environment.parse(source))
         self._special_tokens = special_tokens
-        self.source = _COMMENT.sub("", source)
-        """Without its comments."""
+        self._with_tools = with_tools
+        self.source = _COMMENT.sub("", source) + (with_tools.source if with_tools is not None else "")
+        """Without its comments; of both, where there is another one for jobs with tools."""
 
     @classmethod
     def load(cls, folder: Path, config: dict[str, Any]) -> ChatTemplate | None:
-        """From chat_template.jinja, else from tokenizer_config.json; None where the model has none."""
-        path = folder / "chat_template.jinja"
-        source = path.read_text(encoding="utf-8") if path.is_file() else config.get("chat_template")
-        if isinstance(source, list):  # several named templates
+        """From the folder's .jinja files, else from tokenizer_config.json; None where the model has none.
+
+        Of several named templates, as transformers takes them, `default` and `tool_use`.
+        """
+        source = _read(folder / "chat_template.jinja") or config.get("chat_template")
+        tool_use = _read(folder / "additional_chat_templates" / "tool_use.jinja")
+        if isinstance(source, list):
             named = {entry["name"]: entry["template"] for entry in source}
-            source = named.get("default")
+            source, tool_use = named.get("default"), tool_use or named.get("tool_use")
         if not isinstance(source, str):
             return None
-        return cls(source, _special_tokens(config))
+        special = _special_tokens(config)
+        return cls(source, special, cls(tool_use, special) if tool_use else None)
 
     def takes(self, variable: str) -> bool:
         """Whether the template reads this variable at all."""
-        return re.search(rf"\b{variable}\b", self.source) is not None
+        also = self._with_tools is not None and self._with_tools.takes(variable)
+        return also or variable in self._variables
 
     def render(self, job: Job) -> str:
         """The job's conversation as one text; where it is to be answered, ready for the assistant's turn.
@@ -57,6 +72,8 @@ class ChatTemplate:
             InvalidJob: with the template's own words where it refuses the conversation.
         """
         assert job.messages is not None
+        if job.tools and self._with_tools is not None:
+            return self._with_tools.render(job)
         text = self._render(job, job.messages)
         return _up_to(text, job.messages[-1].text) if job.continue_final_message else text
 
@@ -64,7 +81,7 @@ class ChatTemplate:
         offered: dict[str, Any] = {"tools": job.tools, "documents": job.documents}
         given = {name: value for name, value in offered.items() if value is not None}
         for name, value in given.items():
-            if value and not self.takes(name):
+            if value and name not in self._variables:
                 raise InvalidJob(f"this model's chat template takes no `{name}`")
         variables = job.chat_template_kwargs
         reserved = {"messages", "add_generation_prompt", *given, *self._special_tokens} & variables.keys()
@@ -82,6 +99,10 @@ class ChatTemplate:
             )
         except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
             raise InvalidJob(f"the chat template refuses these messages: {error}") from None
+
+
+def _read(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
 def _up_to(text: str, last: str) -> str:

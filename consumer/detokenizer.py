@@ -142,11 +142,7 @@ class Detokenizer:
         return 0
 
     def _decode(self, start: int, end: int) -> str:
-        ids, skip, dropped = (
-            self._ids[start:end],
-            self._rules.skip_special_tokens,
-            self._rules.dropped_token_ids,
-        )
-        if skip and dropped is not None:
+        ids, skip = self._ids[start:end], self._rules.skip_special_tokens
+        if skip and (dropped := self._rules.dropped_token_ids) is not None:
             ids, skip = [token_id for token_id in ids if token_id not in dropped], False
         return self._tokenizer.decode(ids, skip_special_tokens=skip)

@@ -100,9 +100,9 @@ _Reply = Annotated[ReplyFlags, Parameter(name="*")]
 _Prompt = Annotated[PromptFlags, Parameter(name="*")]
 _Model = Annotated[str | None, Parameter(env_var="PENSTOCK_MODEL", group=CONSUMER)]
 _Port = Annotated[int | None, Parameter(group=SERVER)]
-_Gateway = Annotated[GatewayFlags, Parameter(name="*")]  # pyright: ignore[reportInvalidTypeForm] - made from the settings
 _GatewayPort = Annotated[int | None, Parameter(group=GATEWAY)]
 _WithGateway = Annotated[bool, Parameter(name="--gateway", group=GATEWAY, show_default=False)]
+_Gateway = Annotated[GatewayFlags, Parameter(name="*")]
 _AS_SET = GatewayFlags()
 _Passed = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
 _NO_SERVER_NAMED = ServerFlags()
@@ -156,8 +156,8 @@ def up(
 ) -> int:
     """Run a server, a consumer and a gateway on this machine; Ctrl-C drains.
 
-    With --redis, only consumer and gateway. Flags not listed here go to the consumer: --max-num-seqs N, --grace-s S
-    and others; `python -m consumer --help` lists them.
+    With --redis, only consumer and gateway. Flags not listed here go to the consumer: --max-num-seqs N,
+    --grace-s S and others; `python -m consumer --help` lists them.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ def up(
     port
         Let the embedded server also listen on this TCP port of 127.0.0.1.
     gateway
-        Serve OpenAI's API and the page as well; further settings of it by PENSTOCK_GATEWAY_…, as for `gateway`.
+        Serve OpenAI's API and the page as well; further settings of it by PENSTOCK_GATEWAY_….
     gateway_port
         Where; by default 8000, or the next free port.
     """

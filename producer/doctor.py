@@ -196,7 +196,7 @@ def _gateway_keys(where: Where) -> Iterator[Finding]:
     if (folder / "keys.json").exists() or (folder / "keys-in-redis").exists():
         yield Finding("good", "gateway's keys", f"there are some; of the folder {folder}")
     else:
-        words = "none: on a loopback address everybody may use it, elsewhere nobody; `penstock keys create` makes one"
+        words = "none: on a loopback address everybody may use it, elsewhere nobody; penstock keys create"
         yield Finding("note", "gateway's keys", words)
 
 

@@ -19,7 +19,8 @@ Examples:
 """
 _WEBHOOKS: Final = """\
 Examples:
-  penstock webhooks create --tenant alice --url https://example.org/hooks --events batch.completed,batch.failed
+  penstock webhooks create --tenant alice --url https://example.org/hooks
+  penstock webhooks create --tenant alice --url https://example.org/b --events batch.completed,batch.failed
   penstock webhooks deliveries --given-up
 """
 
@@ -160,7 +161,8 @@ def create_webhook(
     url
         Where POST requests go.
     events
-        job.completed, job.failed, batch.completed, batch.failed, batch.expired, batch.cancelled; by default all.
+        job.completed, job.failed, batch.completed, batch.failed, batch.expired, batch.cancelled; by
+        default all
     folder
         The gateway's folder; by default `gateway` in the data folder.
     kept

@@ -28,7 +28,8 @@ from producer.gateway.gateway import Gateway
 from producer.gateway.handles import JobHandles
 from producer.gateway.keys import open_ring
 from producer.gateway.meter import ServerMeter
-from producer.gateway.openai import models
+from producer.gateway.openai import chat, completions, embeddings, models
+from producer.gateway.openai.abandoned import Abandoned
 from producer.gateway.openapi import ApiDescription
 from producer.gateway.queue import consumers, dead, events, jobs, lanes
 from producer.gateway.replies import HANDLERS
@@ -45,6 +46,9 @@ ROUTES: Final[tuple[ControllerRouterHandler, ...]] = (
     health.ready,
     models.list_models,
     models.get_model,
+    *chat.ROUTES,
+    *completions.ROUTES,
+    *embeddings.ROUTES,
     *jobs.ROUTES,
     *events.ROUTES,
     *lanes.ROUTES,
@@ -76,6 +80,7 @@ def make_app(settings: GatewaySettings) -> Litestar:
         cors_config=CORSConfig(allow_origins=list(settings.cors_origins)) if settings.cors_origins else None,
         openapi_config=described.config,
         plugins=[described.schemas],
+        logging_config=None,  # the program's own
         debug=False,
     )
 
@@ -105,6 +110,7 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
                         on_end=events.batch_ended,
                     )
                 ) as dispatcher,
+                Abandoned(client, link, keys, settings.resume_grace_s) as abandoned,
             ):
                 yield Gateway(
                     settings=settings,
@@ -119,6 +125,7 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
                     webhooks=webhooks,
                     works=dispatcher.works,
                     dispatcher=dispatcher,
+                    abandoned=abandoned,
                 )
     finally:
         await link.aclose()

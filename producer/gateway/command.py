@@ -116,9 +116,7 @@ def warn_of_openness(settings: GatewaySettings, say: Say) -> None:
             "`penstock keys create` and --auth keys close it"
         )
     if settings.auth != "off" and not settings.is_loopback and settings.tls_certificate is None:
-        say(
-            "keys cross the network in the clear: give --tls-certificate and --tls-key, or put a proxy before it"
-        )
+        say("keys cross the network in the clear: give --tls-certificate and --tls-key, or use a proxy")
 
 
 def _make(settings: GatewaySettings) -> GatewayServer:

@@ -57,8 +57,8 @@ class KeyDoor:
 class OpenDoor:
     """Lets everybody in, as one and the same caller and an operator.
 
-    A browser of this machine can reach a gateway on a loopback address for any web page that it shows. So such
-    a gateway refuses what pages of others send: a request from another origin, and one that was sent to
+    A browser of this machine can reach a gateway on a loopback address for any web page that it shows. So
+    such a gateway refuses what pages of others send: a request from another origin, and one that was sent to
     another name than this machine's, which is what a page's own name looks like after DNS rebinding.
     """
 
@@ -71,8 +71,8 @@ class OpenDoor:
         host = connection.headers.get("host", "")
         if self._for_this_machine and not _is_local(_name(f"//{host}")):
             raise Forbidden(
-                f"this gateway has no keys and is for this machine alone, and the request is for {host[:200]!r}; "
-                "behind a proxy, create keys or start it with --auth off",
+                f"this gateway has no keys and is for this machine alone, not for {host[:200]!r}; behind a "
+                "proxy, create keys or start it with --auth off",
                 code="foreign_host",
             )
         origin = connection.headers.get("origin")

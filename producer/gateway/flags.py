@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import field, make_dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Final, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Final, get_args, get_origin
 
 import msgspec
 from cyclopts import Group, Parameter
@@ -60,8 +60,13 @@ def _flags() -> type[Any]:
     return Parameter(name="*", group=GATEWAY)(flags)
 
 
-GatewayFlags: Final = _flags()
-"""Every setting of a gateway that is not the server or the folder, by name."""
+if TYPE_CHECKING:
+
+    class GatewayFlags:
+        """Every setting of a gateway that is not the server or the folder, by name."""
+
+else:
+    GatewayFlags = _flags()
 
 
 def settings_of(

@@ -18,6 +18,7 @@ from producer.gateway.batches.works import Works
 from producer.gateway.caller import Caller
 from producer.gateway.handles import JobHandles
 from producer.gateway.meter import Meter
+from producer.gateway.openai.abandoned import Abandoned
 from producer.gateway.served import Served
 from producer.gateway.settings import GatewaySettings
 from producer.gateway.webhooks.endpoints import Webhooks
@@ -50,6 +51,8 @@ class Gateway:
     """Files and batches, and what batches go through."""
     dispatcher: Dispatcher
     """Drives batches."""
+    abandoned: Abandoned
+    """Streams whose readers went away."""
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the gateway drains: streams that can be resumed end."""
 

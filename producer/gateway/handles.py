@@ -1,9 +1,9 @@
 """Whose a job is: its id, signed for the tenant that it was made for.
 
-To a tenant, a job's name is its id and a tag: `LANE.ENTRY.NONCE.TAG`, where the tag is an HMAC of tenant and id
-under a secret that only the server and its gateways know. So nothing has to be remembered of a job, for however
-long it waits, and no tenant can name another's job, nor one that came by a raw XADD or by the client. Operators
-may use either form, for any job.
+To a tenant, a job's name is its id and a tag: `LANE.ENTRY.NONCE.TAG`, where the tag is an HMAC of tenant and
+id under a secret that only the server and its gateways know. So nothing has to be remembered of a job, for
+however long it waits, and no tenant can name another's job, nor one that came by a raw XADD or by the client.
+Operators may use either form, for any job.
 
 The secret lives on the server, as the jobs do: when it is lost, so are they.
 """

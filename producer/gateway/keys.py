@@ -1,7 +1,7 @@
 """Keys: who has one, for which tenant and lane, with which limits.
 
-A key is 256 random bits behind a prefix. What is kept of it is its SHA-256: nobody who reads the store can use
-it, and, being found by its digest, a key is never compared character by character.
+A key is 256 random bits behind a prefix. What is kept of it is its SHA-256: nobody who reads the store can
+use it, and, being found by its digest, a key is never compared character by character.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a request may take of the gateway before a route sees it: bytes and time of its headers and its body.
 
-uvicorn itself bounds neither the headers' size nor how slowly they come: a connection that sends a byte now and
-then would be kept for ever. The size of a body is bounded by the application.
+uvicorn itself bounds neither the headers' size nor how slowly they come: a connection that sends a byte now
+and then would be kept for ever. The size of a body is bounded by the application.
 """
 
 from __future__ import annotations
@@ -99,11 +99,11 @@ def bounded_receive(receive: Receive, silence_s: float) -> Receive:
     return receive_in_time
 
 
-def check_media_type(handler: HTTPRouteHandler, headers: dict[bytes, bytes]) -> None:
+def check_media_type(handler: object, headers: dict[bytes, bytes]) -> None:
     """Refuse a body of a type that the route does not read.
 
-    A web page may send text and forms to other sites without asking them; JSON it may not. A gateway that read
-    JSON out of what says to be text could be used by any page that its owner opens.
+    A web page may send text and forms to other sites without asking them; JSON it may not. A gateway that
+    read JSON out of what says to be text could be used by any page that its owner opens.
 
     Raises:
         WrongType: it is of another one.
@@ -121,8 +121,8 @@ def check_media_type(handler: HTTPRouteHandler, headers: dict[bytes, bytes]) -> 
         )
 
 
-def _media_type_of(handler: HTTPRouteHandler) -> str | None:
-    field = handler.parsed_data_field
+def _media_type_of(handler: object) -> str | None:
+    field = handler.parsed_data_field if isinstance(handler, HTTPRouteHandler) else None
     if field is None:
         return None
     kwarg = field.kwarg_definition

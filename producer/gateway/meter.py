@@ -48,6 +48,10 @@ class Meter(Protocol):
         """
         ...
 
+    def release_after(self, held: AbstractAsyncContextManager[Any], end: Awaitable[object]) -> None:
+        """Leave a context that was entered when something has ended: a job that nobody waits for here."""
+        ...
+
 
 class ServerMeter:
     """Counts on the server. Use it as a context: it keeps what is held from being forgotten."""
@@ -80,8 +84,8 @@ class ServerMeter:
     async def _holding(self, key_id: str, tokens: int, limit: int) -> AsyncGenerator[None]:
         if tokens > limit:
             raise BadRequest(
-                f"this asks for about {tokens} tokens, prompt and output, and the key may have {limit} queued; "
-                "send less at once, or lower max_tokens",
+                f"this asks for about {tokens} tokens, prompt and output, and the key may have {limit} "
+                "queued in all; send less at once, or lower max_tokens",
                 code="tokens_limit_exceeded",
             )
         member = f"{secrets.token_hex(8)}:{tokens}"
@@ -106,7 +110,7 @@ class ServerMeter:
                 await asyncio.shield(self._link.script(LET_GO, names, [member, tokens]))
 
     def release_after(self, held: AbstractAsyncContextManager[Any], end: Awaitable[object]) -> None:
-        """Leave a context that was entered when something has ended: a job that nobody waits for here."""
+        """See `Meter.release_after`."""
         task = asyncio.create_task(_leave_after(held, end))
         self._afterwards.add(task)
         task.add_done_callback(self._afterwards.discard)

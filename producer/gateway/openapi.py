@@ -1,8 +1,7 @@
-"""The OpenAPI document, made true: our types as msgspec itself describes and checks them, errors as we send them.
+"""The OpenAPI document, made true: types as msgspec itself describes and checks them, errors as we send them.
 
-Litestar describes the routes. Its descriptions of structs lack tags, patterns and defaults, and its error replies
-are not ours; so structs
-are left open, and described at the end, all together.
+Litestar describes the routes. Its descriptions of structs lack tags, patterns and defaults, and its error
+replies are not ours; so structs are left open, and described at the end, all together.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ _METHODS: Final = frozenset({"get", "post", "put", "patch", "delete", "head", "o
 DESCRIPTION: Final = f"""\
 Batch inference over Redis streams: OpenAI's API, and penstock's own under /v1/penstock.
 
-Every route but /health takes a key: `Authorization: Bearer psk_…`. Errors have OpenAI's form. 429 and 503 say in
-Retry-After when to come back. A job's JSON has {MAX_JOB_BYTES} bytes at most.
+Every route but /health takes a key: `Authorization: Bearer psk_…`. Errors have OpenAI's form. 429 and 503 say
+in Retry-After when to come back. A job's JSON has {MAX_JOB_BYTES} bytes at most.
 """
 
 
@@ -51,7 +50,7 @@ class StructSchemas(OpenAPISchemaPlugin):
         if struct not in self.structs:
             self.structs.append(struct)
         # Not a Reference: Litestar wants to look into what it was given.
-        return Schema(format=f"{_PLACE}{self.structs.index(struct)}")
+        return Schema(title=f"{_PLACE}{self.structs.index(struct)}")
 
 
 class OpenApiFile(OpenAPIRenderPlugin):
@@ -89,9 +88,10 @@ class ApiDescription:
             render_plugins=[OpenApiFile(self.schemas)],
         )
 
-    def document(self, app: Litestar) -> dict[str, Any]:
-        """The document as it is served."""
-        return made_true(app.openapi_schema.to_schema(), self.schemas)
+
+def document_of(app: Litestar) -> dict[str, Any]:
+    """The document as it is served."""
+    return made_true(app.openapi_schema.to_schema(), app.plugins.get(StructSchemas))
 
 
 def made_true(document: dict[str, Any], schemas: StructSchemas) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def _resolved(node: Any, references: tuple[dict[str, Any], ...]) -> Any:
         return [_resolved(one, references) for one in node]
     if not isinstance(node, dict):
         return node
-    place = node.get("format")
+    place = node.get("title")
     if isinstance(place, str) and place.startswith(_PLACE):
         return references[int(place.removeprefix(_PLACE))]
     return {name: _resolved(value, references) for name, value in node.items()}

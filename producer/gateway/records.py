@@ -22,7 +22,7 @@ from producer.gateway.errors import Unavailable
 FRESH_S: Final = 1.0
 """How old what is known of the server's records may be."""
 
-Change = Callable[[dict[str, msgspec.Raw]], None]
+Change = Callable[[dict[str, msgspec.Raw]], object]
 
 
 class Records(Protocol):

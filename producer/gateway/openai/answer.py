@@ -28,6 +28,8 @@ class AnswerParser:
 
     def feed(self, text: str) -> list[Piece]:
         """See `Parser.feed`."""
+        if not text:
+            return []
         return self._parse_calls([Content(text)] if self._reasoning is None else self._reasoning.feed(text))
 
     def end(self) -> list[Piece]:

@@ -80,13 +80,18 @@ class _Sample:
 class ChatTranscript:
     """Turns a job's events into chunks. Made anew, and given the same events, it gives the same chunks."""
 
-    def __init__(self, form: ChatForm, dialect: Dialect, job_id: str, model: str, n: int) -> None:
+    def __init__(self, form: ChatForm, job_id: str, model: str, n: int) -> None:
         self._form = form
-        self._dialect = dialect
+        self._dialect = form.dialect or Dialect()
         self._job_id = job_id
         self._model = model
         self._fingerprint: str | None = None
-        self._samples = [_Sample(AnswerParser.of(form, dialect)) for _ in range(n)]
+        self._samples = [_Sample(AnswerParser.of(form, self._dialect)) for _ in range(n)]
+
+    def learn(self, dialect: Dialect) -> None:
+        """Before the first event: how the model writes, where it was not known when the request came."""
+        self._dialect = dialect
+        self._samples = [_Sample(AnswerParser.of(self._form, dialect)) for _ in self._samples]
 
     def begin(self) -> list[ChatChunk]:
         """What comes before the first event."""
@@ -96,15 +101,15 @@ class ChatTranscript:
             for index in range(len(self._samples))
         ]
 
-    def take(self, _: int, event: Tokens) -> list[ChatChunk]:
-        """A stretch of one sample."""
+    def take(self, job: int, event: Tokens) -> list[ChatChunk]:
+        """A stretch of one sample; there is one job."""
         self._fingerprint = event.fingerprint or None
         sample = self._samples[event.sample]
         sample.num_characters += len(event.text)
         sample.num_tokens += len(event.token_ids)
         return self._tell(event.sample, sample.parser.feed(event.text), event.logprobs, event.token_ids)
 
-    def end(self, _: int, done: Done) -> list[ChatChunk]:
+    def end(self, job: int, done: Done) -> list[ChatChunk]:
         """The job's end: what was not told yet, why each sample ended, and the usage."""
         self._fingerprint = done.fingerprint or None
         chunks: list[ChatChunk] = []

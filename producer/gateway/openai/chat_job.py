@@ -111,8 +111,6 @@ def _job(request: ChatRequest, choice: Choice) -> Job:
     more: dict[str, Any] = {}
     if choice.structured_outputs is not None:
         more["structured_outputs"] = choice.structured_outputs
-    if choice.calls == "dialect" and request.skip_special_tokens is None:
-        more["skip_special_tokens"] = False  # calls are marked by special tokens in some formats
     return Job(
         messages=[_message(message) for message in request.messages],
         model=request.model,

@@ -16,7 +16,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from penstock.messages import Done, Failed, Heartbeat, Job
-from producer.gateway.errors import BadRequest, ErrorReply
+from producer.gateway.errors import BadRequest
 from producer.gateway.openai.chat_job import read_chat
 from producer.gateway.openai.chat_reply import chat_completion
 from producer.gateway.openai.completion_job import read_completion
@@ -38,6 +38,10 @@ Models = Mapping[str, Heartbeat]
 _READERS: Final = {CHAT: read_chat, COMPLETIONS: read_completion, EMBEDDINGS: read_embedding}
 
 
+PROMPT_PARAMS: Final = {ChatForm: "messages", CompletionForm: "prompt", EmbeddingForm: "input"}
+"""What a request calls its prompt."""
+
+
 def read_row(endpoint: str, body: Mapping[str, Any], models: Models) -> tuple[Job, Form]:
     """The one job of a batch's line, not streamed, and how its end is told.
 
@@ -55,7 +59,7 @@ def read_row(endpoint: str, body: Mapping[str, Any], models: Models) -> tuple[Jo
         raise BadRequest("a batch's reply can't be streamed", param="stream", code="streaming_unsupported")
     jobs, form = _READERS[endpoint](body, models)
     if len(jobs) != 1:
-        param = "input" if endpoint == EMBEDDINGS else "prompt"
+        param = PROMPT_PARAMS[type(form)]
         raise BadRequest(
             f"'{param}' has {len(jobs)} texts; a line of a batch has one, so write one line for each",
             param=param,
@@ -67,7 +71,7 @@ def read_row(endpoint: str, body: Mapping[str, Any], models: Models) -> tuple[Jo
 def tell(form: Form, job_id: str, event: Done | Failed, models: Models) -> tuple[int, Struct]:
     """HTTP status and body of a job's end."""
     if isinstance(event, Failed):
-        error = error_of(event.error)
+        error = error_of(event.error, PROMPT_PARAMS[type(form)])
         return error.status, error.reply
     try:
         return 200, reply_of(form, [(job_id, event)], models)
@@ -90,16 +94,3 @@ def reply_of(form: Form, ends: list[tuple[str, Done]], models: Models) -> Struct
             return text_completion(form, ends)
         case EmbeddingForm():
             return embeddings(form, ends)
-
-
-__all__ = (
-    "CHAT",
-    "COMPLETIONS",
-    "EMBEDDINGS",
-    "ENDPOINTS",
-    "ErrorReply",
-    "Models",
-    "read_row",
-    "reply_of",
-    "tell",
-)

@@ -40,12 +40,16 @@ class JobError(ApiError):
         return _FINAL
 
 
-def error_of(error: Error) -> ApiError:
-    """A `failed` event's error as a reply."""
+def error_of(error: Error, prompt_param: str | None = None) -> ApiError:
+    """A `failed` event's error as a reply.
+
+    Args:
+        prompt_param: the request's name for the prompt.
+    """
     words = error.message
     match error.type:
         case "prompt_too_long":
-            return BadRequest(words, code="context_length_exceeded")
+            return BadRequest(words, param=prompt_param, code="context_length_exceeded")
         case "model_not_served":
             return NotFound(words, param="model", code="model_not_found")
         case "invalid_job":

@@ -1,7 +1,7 @@
 """Where a webhook may lead: tenants name URLs, and must not reach through the gateway what they can't reach.
 
-A name is resolved once, every address that it has is checked, and the connection is made to a checked address:
-a name that is resolved again for the connection could lead elsewhere by then.
+A name is resolved once, every address that it has is checked, and the connection is made to a checked
+address: a name that is resolved again for the connection could lead elsewhere by then.
 """
 
 from __future__ import annotations
@@ -63,6 +63,8 @@ def is_public(address: Address) -> bool:
         within = _within(address)
         if within is not None:
             return is_public(within)
+        if address.is_site_local:
+            return False
     return (
         address.is_global
         and not address.is_multicast

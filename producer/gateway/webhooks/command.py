@@ -7,7 +7,6 @@ import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import cast
 
 import msgspec
 
@@ -22,9 +21,7 @@ from producer.where import find_server
 
 def run_create(place: Place, tenant: str, url: str, events: str | None) -> int:
     """Make a webhook and print its secret."""
-    wanted = (
-        None if events is None else [_checked(name.strip()) for name in events.split(",") if name.strip()]
-    )
+    wanted = None if events is None else _named(events)
 
     async def create() -> Webhook:
         async with _webhooks(place) as webhooks:
@@ -101,10 +98,11 @@ async def _webhooks(place: Place) -> AsyncGenerator[Webhooks]:
         await link.aclose()
 
 
-def _checked(name: str) -> EventType:
-    if name not in EVENT_TYPES:
-        raise UsageError(f"{name!r} is not an event; there are {', '.join(EVENT_TYPES)}")
-    return cast("EventType", name)
+def _named(events: str) -> list[EventType]:
+    try:
+        return msgspec.convert([name.strip() for name in events.split(",")], list[EventType])
+    except msgspec.ValidationError as error:
+        raise UsageError(f"--events: {error}; there are {', '.join(EVENT_TYPES)}") from None
 
 
 def _in_words(one: Delivery) -> str:

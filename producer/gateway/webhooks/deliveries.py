@@ -1,8 +1,8 @@
 """Deliveries that are to be made, on the server: whichever gateway lives takes what is due, and tries again.
 
-A delivery is a string on the server, and its id stands in a sorted set by when it is due. Who takes it has it
-for a lease; a gateway that dies in between loses it to another, so that a delivery may be made twice, under the
-same webhook-id.
+A delivery is a string on the server, and its id stands in a sorted set by when it is due. Who takes it has
+it for a lease; a gateway that dies in between loses it to another, so that a delivery may be made twice,
+under the same webhook-id.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from penstock.scripts import DUE
 LEASE_S: Final = 60.0
 """Longer than an attempt takes."""
 
-PAUSES_S: Final = (5, 30, 120, 600, 1800, 3600, 2 * 3600, 4 * 3600, 6 * 3600, 10 * 3600)
-"""Between attempts: 28 hours in all."""
+PAUSES_S: Final = (5, 30, 120, 600, 1800, 3600, 2 * 3600, 4 * 3600, 6 * 3600, 12 * 3600)
+"""Between attempts, about: a day and two hours in all."""
 
 KEPT_S: Final = 8 * 86400
 """How long the server remembers a delivery, made or given up."""

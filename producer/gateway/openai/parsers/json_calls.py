@@ -136,7 +136,8 @@ class JsonCalls:
 
     def _give_up(self, pieces: list[Piece]) -> None:
         """It is no call: what was taken for one is content."""
-        pieces.append(Content(self._raw))
+        if self._raw:
+            pieces.append(Content(self._raw))
         self._object, self._raw = None, ""
         self._state = "text" if self.STARTS else "plain"
 
