@@ -151,8 +151,8 @@ class Driver(Generic[Note, Refusal]):
             return await self._take(self._sink.anew(), restart=True)
 
     async def outstanding(self) -> tuple[Batch, list[str] | None]:
-        """Take the batch as it is, and the ids of the jobs that have not ended; None where another process sent
-        some of them, and their ids are in the lane alone."""
+        """Take the batch as it is, and the ids of the jobs that have not ended; None where another process
+        sent some of them, and their ids are in the lane alone."""
         batch = await self._join(anew=False)
         ids = [self._job_ids.get(number) for number in self._in_flight]
         return batch, None if None in ids else [job_id for job_id in ids if job_id is not None]

@@ -1,7 +1,7 @@
 """Where files and batches lie: a folder of this machine, or whatever else fsspec reaches.
 
-What is written appears whole or not at all, and is there for good when the call returns. Everything here blocks, so
-it is called in threads. Names are relative, parts separated by slashes.
+What is written appears whole or not at all, and is there for good when the call returns. Everything here
+blocks, so it is called in threads. Names are relative, parts separated by slashes.
 """
 
 from __future__ import annotations

@@ -93,8 +93,8 @@ def _seconds(window: str) -> int:
     seconds = int(match["count"]) * UNITS[match["unit"]] if match else 0
     if not 0 < seconds <= LONGEST_WINDOW_S:
         raise BadRequest(
-            f"Invalid value: '{window[:64]}'. A completion window is a number of minutes, hours or days, 30 days at "
-            "most: '90m', '24h', '7d'.",
+            f"Invalid value: '{window[:64]}'. A completion window is a number of minutes, hours or days, "
+            "30 days at most: '90m', '24h', '7d'.",
             param="completion_window",
             code="invalid_value",
         )

@@ -1,7 +1,7 @@
-"""Which custom_ids a batch has had: 8 bytes of a hash each, in an open-addressing table that is at most half full.
+"""Which custom_ids a batch has had: 8 bytes of a hash each, by open addressing, the table at most half full.
 
-A million take 16 MB, and 24 MB for a moment while the table grows; strings in a set would take some 150 MB. Two
-different ids of a million are taken for one with a probability of 3 in 100 million (n²/2⁶⁵).
+A million take 16 MB, and 24 MB for a moment while the table grows; strings in a set would take some 150 MB.
+Two different ids of a million are taken for one with a probability of 3 in 100 million (n²/2⁶⁵).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which batches this gateway drives: those that are open and that nobody else has.
 
-Every gateway looks into the storage every other second and tries to take what it finds. A gateway that dies is
-replaced when its lease is over; one that stops lets go of its batches.
+Every gateway looks into the storage every other second and tries to take what it finds. A gateway that dies
+is replaced when its lease is over; one that stops lets go of its batches.
 """
 
 from __future__ import annotations

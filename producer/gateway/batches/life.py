@@ -1,7 +1,7 @@
 """The life of one batch, from wherever it is to its end, by the one gateway that has taken it.
 
-Where it is, is in the storage; whose it is, on the server (see producer/driver.py). Killed at any moment, the next
-gateway that takes the batch begins at the same stage.
+Where it is, is in the storage; whose it is, on the server (see producer/driver.py). Killed at any moment,
+the next gateway that takes the batch begins at the same stage.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ class Life:
         self._outputs = Outputs(works.batches, works.files, tenant)
         self._written = Written(works.batches.storage, works.batches.folder(tenant, batch_id))
         self._wake = asyncio.Event()
+        self._is_failed = False
 
     def look(self) -> None:
         """Somebody may want the batch cancelled."""
@@ -95,11 +96,9 @@ class Life:
             await self._leave(self._driver.batch)
             return
         if self._record.batch.status == "validating":
-            if (stop := await self._unless_stopped(self._validate())) is not None:
-                await self._end(stop)
-                return
-            if self._record.batch.status == "failed":
-                await self._end("failed")
+            stop = await self._unless_stopped(self._validate())
+            if stop is not None or self._is_failed:
+                await self._end(stop or "failed")
                 return
         stop = await self._unless_stopped(self._driver.finish())
         if stop is not None:
@@ -129,7 +128,8 @@ class Life:
         await in_thread(works.batches.save, self._tenant, self._record)
 
     def _fail(self, errors: list[BatchError]) -> None:
-        self._record = changed(self._record, status="failed", errors=BatchErrors(data=errors))
+        self._is_failed = True
+        self._record = changed(self._record, errors=BatchErrors(data=errors))
 
     def _count(self, verdict: Verdict) -> None:
         counts = RequestCounts(total=verdict.total, failed=verdict.bad)
@@ -179,6 +179,7 @@ class Life:
         if batch is not None:
             with suppress(BatchTaken, ServerUnavailable):  # it expires
                 await batch.delete()
+        await in_thread(self._outputs.clear, self._record)
         await in_thread(self._works.batches.clear, self._tenant, self._id)
         await in_thread(self._works.batches.close, self._id)
 

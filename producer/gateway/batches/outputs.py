@@ -1,4 +1,4 @@
-"""A batch's two files, output and errors: while it runs they are its segments, afterwards files like others."""
+"""A batch's two files, output and errors: its segments while it runs, afterwards files like others."""
 
 from __future__ import annotations
 
@@ -60,6 +60,11 @@ class Outputs:
             self._files.save(self._tenant, whole)
             found.append(record.file_ids[at])
         return found[0], found[1]
+
+    def clear(self, record: BatchRecord) -> None:
+        """Remove what a gateway left that was killed between a file's bytes and its object."""
+        for file_id in record.file_ids:
+            self._files.clear_others(self._tenant, file_id)
 
     def parts(self, file: FileRecord) -> list[Part]:
         """Where the bytes of a file lie; those of one that a batch is writing, as far as they are there.

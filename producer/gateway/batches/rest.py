@@ -22,7 +22,7 @@ async def cancel_all(client: Client, job_ids: list[str]) -> None:
 
 
 async def find_jobs(link: Link, keys: Keys, lane: str, batch_id: str) -> list[str]:
-    """Ids of the batch's jobs in a lane: all of it is read, which is for the rare case that nobody knows them."""
+    """Ids of the batch's jobs in a lane. All of it is read: for the rare case that nobody knows them."""
     found: list[str] = []
     after, label = "-", f'"{batch_id}"'.encode()
     while entries := await link.command("XRANGE", keys.jobs(lane), after, "+", "COUNT", ENTRIES):

@@ -22,8 +22,8 @@ async def create_batch(
     data: JSONBody[BatchRequest],
     strict: Annotated[bool | None, HeaderParameter(name="X-Strict-Batch")] = None,
 ) -> BatchObject:
-    """Runs the requests of an uploaded file. The input is validated afterwards: look at the batch's status. A bad line
-    costs itself and is told in the error file, unless the batch is strict."""
+    """Runs the requests of an uploaded file. The input is validated afterwards: look at the batch's status. A
+    bad line costs itself and is told in the error file, unless the batch is strict."""
     is_strict = gateway.settings.strict_batches if strict is None else strict
     record = made_batch(data, request.auth, is_strict=is_strict)
     await in_thread(gateway.works.batches.create, request.auth.tenant, record)
@@ -62,7 +62,7 @@ async def get_batch(request: CallersRequest, gateway: GatewayHere, batch_id: Fro
 
 @post("/v1/batches/{batch_id:str}/cancel", status_code=200, summary="Cancel a batch", tags=["batches"])
 async def cancel_batch(request: CallersRequest, gateway: GatewayHere, batch_id: FromPath[str]) -> BatchObject:
-    """Ends a batch: what has been answered stays, all other rows are in the error file as `batch_cancelled`."""
+    """Ends a batch: answers stay, all other rows are in the error file as `batch_cancelled`."""
     record = await in_thread(gateway.works.batches.cancel, request.auth.tenant, batch_id)
     gateway.dispatcher.look(batch_id)
     return record.batch

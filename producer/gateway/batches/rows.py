@@ -21,7 +21,7 @@ SEGMENT_BYTES: Final = 4 * 1024 * 1024
 SHORTEST_SYNC_S: Final = 0.5
 LONGEST_SYNC_S: Final = 10.0
 SYNC_SHARE: Final = 0.01
-"""A segment is written after so much of the time that the driver has run: some hundreds for each power of ten."""
+"""A segment is written after so much of the time that the driver has run."""
 TOKENS_WITHOUT_LIMIT: Final = 256
 
 Note = tuple[str, Form]

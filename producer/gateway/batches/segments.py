@@ -1,16 +1,17 @@
 """What a batch has written so far: numbered segments in its folder, each an object of its own.
 
-Object storages can't append, so the output grows by segments. One segment is output lines, then error lines, then an
-index in JSON; how long each part is stands in its name, so that a listing alone says how far the output is:
+Object storages can't append, so the output grows by segments. One segment is output lines, then error lines,
+then an index in JSON; how long each part is stands in its name, so that a listing alone says how far it is:
 
     EPOCH-NUMBER-OUTPUTLINES-OUTPUTBYTES-ERRORLINES-ERRORBYTES.segment
-    EPOCH.json     the segments of earlier epochs that count, in order: what a driver found when it took the batch
-    invalid        error lines of the input's bad lines, from the validation: the beginning of the errors
+    EPOCH.json     the segments of earlier epochs that count, in order: what a driver found when it began
+    invalid        error lines of the input's bad lines, from the validation: the errors begin with them
 
-The last epoch's list and that epoch's own segments are the output. A driver that was replaced and does not know it may
-still write a segment; it is in nobody's list, and its rows, which it could not trim, are the new driver's to write.
-So two drivers make neither a gap nor a row that is there twice. A segment is written before its rows are
-trimmed from the done stream; rows that are met again there, after a crash in between, are known from the index.
+The last epoch's list and that epoch's own segments are the output. A driver that was replaced and does not
+know it may still write a segment; it is in nobody's list, and its rows, which it could not trim, are the new
+driver's to write. So two drivers make neither a gap nor a row that is there twice. A segment is written
+before its rows are trimmed from the done stream; rows that are met again there, after a crash in between, are
+known from the index.
 """
 
 from __future__ import annotations

@@ -5,8 +5,9 @@
     end.json          the object as it ended; nothing that is written to batch.json afterwards counts
     …                 what segments.py writes
 
-and `open/ID`, which holds the tenant's name, is there until the batch has ended: what gateways look for. Nothing of
-this is on the server, so nothing has to be rebuilt when that loses its data. Everything here blocks.
+and `open/ID`, which holds the tenant's name, is there until the batch has ended: what gateways look for.
+Nothing of this is on the server, so nothing has to be rebuilt when that loses its data. Everything here
+blocks.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from producer.gateway.files.store import FileStore
 from producer.gateway.served import Served
 
 OnEnd: TypeAlias = Callable[[str, BatchObject], Awaitable[None]]
-"""Told a tenant and a batch of its that has ended: at least once, more often where a gateway dies just then."""
+"""Told a tenant and a batch of its that has ended: at least once, twice where a gateway dies just then."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,8 +72,8 @@ class Contents:
 def _pieces(
     parts_now: Parts, parts: list[Part], size: int, skip: int, read: Callable[[Part], Iterator[bytes]]
 ) -> Iterator[bytes]:
-    """The bytes up to `size`, behind `skip` lines. Segments that are made one file meanwhile are read on there, as
-    that begins with the same bytes."""
+    """The bytes up to `size`, behind `skip` lines. Segments that are made one file meanwhile are read on
+    there, as that begins with the same bytes."""
     at, tries = 0, 0
     while parts and skip and parts[0].size is not None and parts[0].lines <= skip:
         first = parts.pop(0)

@@ -9,13 +9,14 @@ from typing import Annotated, Final, Literal
 
 from litestar import delete, get, post
 from litestar.datastructures import ResponseHeader
-from litestar.openapi.spec import OpenAPIMediaType, Operation, RequestBody, Schema
+from litestar.exceptions import InternalServerException
+from litestar.openapi.spec import OpenAPIMediaType, Operation, Reference, RequestBody, Schema
 from litestar.openapi.spec.enums import OpenAPIType
 from litestar.params import FromPath, FromQuery, QueryParameter
 from litestar.response import Stream
 
 from producer.gateway.batches.outputs import Outputs
-from producer.gateway.errors import Conflict
+from producer.gateway.errors import BadRequest, Conflict
 from producer.gateway.files.content import Content, Contents
 from producer.gateway.files.objects import FileDeleted, FileList, FileObject, FileRecord
 from producer.gateway.files.upload import Upload, too_large
@@ -30,7 +31,7 @@ FORM_BYTES: Final = 64 * 1024
 class _UploadOperation(Operation):
     """The form, described; it is read as it comes."""
 
-    request_body: RequestBody | None = field(
+    request_body: RequestBody | Reference | None = field(
         default_factory=lambda: RequestBody(
             required=True,
             content={"multipart/form-data": OpenAPIMediaType(schema=_FORM)},
@@ -53,7 +54,15 @@ async def upload_file(request: CallersRequest, gateway: GatewayHere) -> FileObje
     if announced.isdigit() and int(announced) > limit + FORM_BYTES:
         raise too_large(limit)
     upload = Upload(gateway.works.files, request.auth.tenant, limit)
-    return await upload.take(request.headers.get("content-type", ""), request.stream())
+    return await upload.take(request.headers.get("content-type", ""), _received(request))
+
+
+async def _received(request: CallersRequest) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in request.stream():
+            yield chunk
+    except InternalServerException as error:  # so Litestar calls a client that went away
+        raise BadRequest("the upload broke off", code="invalid_form") from error
 
 
 @get("/v1/files", summary="List files", tags=["files"])
@@ -110,8 +119,8 @@ async def get_content(
     file_id: FromPath[str],
     offset: Annotated[int, QueryParameter(ge=0, le=2**53)] = 0,
 ) -> Stream:
-    """A file's bytes, behind its first `offset` lines. A batch's output can be read while it is written: X-Incomplete
-    is `true` then, and X-Last-Line the offset from which to go on."""
+    """A file's bytes, behind its first `offset` lines. A batch's output can be read while it is written:
+    X-Incomplete is `true` then, and X-Last-Line the offset from which to go on."""
     content = await in_thread(_contents(gateway, request.auth.tenant).of, file_id, offset)
     headers = {
         "X-Incomplete": "false" if content.is_complete else "true",
@@ -124,7 +133,7 @@ async def get_content(
 
 @delete("/v1/files/{file_id:str}", status_code=200, summary="Delete a file", tags=["files"])
 async def delete_file(request: CallersRequest, gateway: GatewayHere, file_id: FromPath[str]) -> FileDeleted:
-    """Deletes a file. A batch that is reading it reads it to the end; one that is writing it is asked to be cancelled
+    """Deletes a file. A batch that reads it reads it to its end; one that writes it has to be cancelled
     first."""
     works, tenant = gateway.works, request.auth.tenant
 

@@ -1,7 +1,7 @@
 """Files in the storage: TENANT/files/ID are a file's bytes, ID.json beside it is its object.
 
-Everything here blocks. Whether a file exists is its object's to say, so that a file without one (a killed upload, a
-half-done deletion) is never seen.
+Everything here blocks. Whether a file exists is its object's to say, so that a file without one (a killed
+upload, a half-done deletion) is never seen.
 """
 
 from __future__ import annotations
@@ -107,9 +107,20 @@ class FileStore:
         self.storage.delete(_name(tenant, record.file.id) + OBJECT)
         self.storage.delete(self.blob(tenant, record))
 
+    def clear_others(self, tenant: str, file_id: str) -> None:
+        """Remove what was written to be a file's bytes and is not."""
+        folder = f"{folder_of(tenant)}/files"
+        try:
+            kept = self.kept(tenant, file_id).blob
+        except FileNotFoundError:
+            kept = ""
+        for name in self.storage.names(folder):
+            if name.startswith(f"{file_id}.") and name not in (kept, file_id + OBJECT):
+                self.storage.delete(f"{folder}/{name}")
+
     def sweep(self, is_read: Callable[[str], bool]) -> None:
-        """Remove what was deleted from sight or has expired, of all tenants, and bytes that never got an object;
-        `is_read` says of a file's id whether a batch still reads it."""
+        """Remove what was deleted from sight or has expired, of all tenants, and bytes that never got an
+        object; `is_read` says of a file's id whether a batch still reads it."""
         self.storage.sweep_drafts()
         for name in self.storage.names(TENANTS):
             folder = f"{TENANTS}/{name}/files"

@@ -92,7 +92,7 @@ class Upload:
                             if len(value) > FIELD_BYTES:
                                 raise BadRequest(f"{segment.name}: too long", param=segment.name)
                     elif segment is not None and segment.name != "file":
-                        self._form.fields[segment.name] = value.decode("utf-8", "replace")
+                        self._form.fields[segment.name or ""] = value.decode("utf-8", "replace")
             parser.close()
         except MultipartError as error:
             raise BadRequest(f"the body is not a multipart form: {error}", code="invalid_form") from None

@@ -25,6 +25,46 @@ def input_of(lines: list[Any]) -> bytes:
     return "".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines).encode()
 
 
+def bad_lines() -> list[tuple[Any, str, str | None]]:
+    """Ten kinds of bad lines: the line, its code and its param."""
+    good = request_line("x")
+    body: dict[str, Any] = good["body"]
+
+    def without(name: str) -> dict[str, Any]:
+        return {key: value for key, value in good.items() if key != name}
+
+    def with_body(**changed: Any) -> dict[str, Any]:
+        whole = {**body, **changed}
+        return {**good, "body": {key: value for key, value in whole.items() if value is not None}}
+
+    return [
+        ('{"custom_id": "torn', "invalid_json_line", None),
+        (without("custom_id"), "missing_required_parameter", "custom_id"),
+        (without("method"), "missing_required_parameter", "method"),
+        (without("body"), "missing_required_parameter", "body"),
+        ({**good, "url": "/v1/embeddings"}, "invalid_url", "url"),
+        (with_body(model="another"), "model_not_found", "body.model"),
+        (with_body(model=None), "invalid_request", "body.model"),
+        (with_body(messages=None), "invalid_request", "body.messages"),
+        (with_body(stream=True), "streaming_unsupported", "body.stream"),
+        ({**good, "custom_id": "c0"}, "duplicate_custom_id", "custom_id"),
+    ]
+
+
+def with_bad_lines(rows: int) -> tuple[list[Any], dict[int, tuple[str, str | None]]]:
+    """An input whose every hundredth line is bad, in one of ten ways; by number, how those are told."""
+    kinds = bad_lines()
+    lines: list[Any] = [request_line(f"c{n}", f"prompt {n}") for n in range(rows)]
+    wrong: dict[int, tuple[str, str | None]] = {}
+    for at, number in enumerate(range(50, rows, 100)):
+        line, code, param = kinds[at % len(kinds)]
+        if isinstance(line, dict) and line.get("custom_id") == "x":
+            line = {**line, "custom_id": f"c{number}"}
+        lines[number] = line
+        wrong[number] = code, param
+    return lines, wrong
+
+
 async def upload(client: AsyncOpenAI, data: bytes, name: str = "in.jsonl") -> str:
     """The id of a file of these bytes."""
     return (await client.files.create(file=(name, io.BytesIO(data)), purpose="batch")).id

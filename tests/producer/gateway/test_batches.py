@@ -30,6 +30,7 @@ from tests.producer.gateway.batching import (
     make_batch,
     reached,
     request_line,
+    with_bad_lines,
 )
 
 KEYS = Keys()
@@ -79,44 +80,9 @@ async def test_the_other_endpoints(client: AsyncOpenAI, url_of_endpoint: str, gi
     assert replies["a"]["object"] in ("text_completion", "list")
 
 
-def bad_lines() -> list[tuple[Any, str, str | None]]:
-    """Ten kinds of bad lines: the line, its code and its param."""
-    good = request_line("x")
-    body: dict[str, Any] = good["body"]
-
-    def without(name: str) -> dict[str, Any]:
-        return {key: value for key, value in good.items() if key != name}
-
-    def with_body(**changed: Any) -> dict[str, Any]:
-        whole = {**body, **changed}
-        return {**good, "body": {key: value for key, value in whole.items() if value is not None}}
-
-    return [
-        ('{"custom_id": "torn', "invalid_json_line", None),
-        (without("custom_id"), "missing_required_parameter", "custom_id"),
-        (without("method"), "missing_required_parameter", "method"),
-        (without("body"), "missing_required_parameter", "body"),
-        ({**good, "url": "/v1/embeddings"}, "invalid_url", "url"),
-        (with_body(model="another"), "model_not_found", "body.model"),
-        (with_body(model=None), "invalid_request", "body.model"),
-        (with_body(messages=None), "invalid_request", "body.messages"),
-        (with_body(stream=True), "streaming_unsupported", "body.stream"),
-        ({**good, "custom_id": "c0"}, "duplicate_custom_id", "custom_id"),
-    ]
-
-
 async def test_a_bad_line_in_a_hundred_costs_that_line(client: AsyncOpenAI, consumer: None) -> None:
     """Three thousand lines, thirty bad ones of ten kinds, blank lines and a BOM."""
-    kinds = bad_lines()
-    lines: list[Any] = [request_line(f"c{n}", f"prompt {n}") for n in range(3000)]
-    wrong: dict[int, tuple[str, str | None]] = {}
-    for at in range(30):
-        line, code, param = kinds[at % len(kinds)]
-        number = 50 + 97 * at
-        if isinstance(line, dict) and line.get("custom_id") == "x":
-            line = {**line, "custom_id": f"c{number}"}
-        lines[number] = line
-        wrong[number] = code, param
+    lines, wrong = with_bad_lines(3000)
     lines[7:7] = ["", "  "]  # the lines behind them have moved by two
     wrong = {number + 2: told for number, told in wrong.items()}
     await has_model(client)
