@@ -19,6 +19,7 @@ from producer.gateway.batches import life
 from tests.conftest import Server
 from tests.consumer.models import save_model
 from tests.consumer.running import consuming
+from tests.producer.conftest import eventually
 from tests.producer.gateway.batching import (
     CHAT,
     answers_of,
@@ -32,6 +33,9 @@ from tests.producer.gateway.batching import (
     request_line,
     with_bad_lines,
 )
+from tests.producer.gateway.running import serving, serving_in_thread
+from tests.producer.gateway.tenants import add_key
+from tests.producer.gateway.test_webhooks import event_of, receiving
 
 KEYS = Keys()
 
@@ -201,8 +205,6 @@ def test_the_synchronous_client(url_in_thread: str) -> None:
 
 @pytest.fixture
 def url_in_thread(redis_url: str, tmp_path: Path) -> Any:
-    from tests.producer.gateway.running import serving_in_thread
-
     with serving_in_thread(redis_url, tmp_path / "gateway") as url:
         yield url
 
@@ -354,3 +356,37 @@ async def test_outputs_expire_when_asked_to(client: AsyncOpenAI, consumer: None)
     file = await client.files.retrieve(done.output_file_id)
     assert file.expires_at == file.created_at + 3600
     assert file.purpose == "batch_output"
+
+
+async def test_the_end_of_a_batch_is_told_to_its_tenant(redis_url: str, tmp_path: Path) -> None:
+    alice, _ = await add_key(tmp_path, "alice")
+    async with (
+        receiving() as receiver,
+        serving(redis_url, tmp_path, private_webhooks=True, auth="keys") as url,
+        httpx.AsyncClient(base_url=url, headers=alice) as http,
+        AsyncOpenAI(base_url=f"{url}/v1", api_key=alice["Authorization"][7:]) as client,
+    ):
+        made = (await http.post("/v1/penstock/webhooks", json={"url": receiver.url})).json()
+        batch = await make_batch(client, b"")
+        await receiver.until(1)
+        event = event_of(receiver.got[0], made["secret"])
+    assert (event["type"], event["data"]) == ("batch.failed", {"id": batch.id})
+
+
+async def test_a_keys_limit_on_queued_tokens_bounds_its_batch_in_the_queue(
+    redis_url: str, tmp_path: Path, server: Server
+) -> None:
+    """Never refused for it: rows wait in their input. Each counts about forty."""
+    limited, key = await add_key(tmp_path, "alice", queued_tokens=200)
+    async with (
+        serving(redis_url, tmp_path, auth="keys") as url,
+        AsyncOpenAI(base_url=f"{url}/v1", api_key=limited["Authorization"][7:]) as client,
+    ):
+        batch = await make_batch(client, input_of([request_line(f"c{n}") for n in range(50)]))
+        with server.client() as redis:
+            await eventually(lambda: 3 <= redis.xlen(KEYS.jobs(key.lane)) <= 7)
+        await reached(client, batch.id, ("in_progress",))
+        async with consuming(redis_url, save_model(tmp_path / "scripted")):
+            done = await ended(client, batch.id)
+    assert done.request_counts is not None
+    assert done.request_counts.completed == 50
