@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN_PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
-.PHONY: demo test lint soak soak-batch storm bench-step bench-grammars bench-queue bench-kernels bench-engine bench-engine-cpu bench-gateway fuzz-api gpu clean
+.PHONY: demo test test-js lint soak soak-batch storm bench-step bench-grammars bench-queue bench-kernels bench-engine bench-engine-cpu bench-gateway fuzz-api gpu clean
 
 demo: $(VENV)/.installed $(VENV)/.native
 	$(BIN)/penstock demo
 
 test: $(VENV)/.installed-dev $(VENV)/.native
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+# OpenAI's JavaScript client against the gateway; wants node and npm, and the network the first time.
+test-js: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q -rs tests/producer/gateway/javascript/drive.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -14,7 +14,7 @@ from producer.gateway.openai.form import ChatForm
 from producer.gateway.openai.identity import call_id, created
 from producer.gateway.openai.logprobs import ChatLogprobs, chat_logprobs
 from producer.gateway.openai.parsers.pieces import CallArguments, CallStart, Content, Piece, Reasoning
-from producer.gateway.openai.usage import CompletionUsage, usage_of
+from producer.gateway.openai.usage import CompletionUsage, UsageSoFar, usage_of
 
 
 class FunctionDelta(Struct, frozen=True, kw_only=True):
@@ -85,7 +85,9 @@ class ChatTranscript:
         self._dialect = form.dialect or Dialect()
         self._job_id = job_id
         self._model = model
+        self._created = created(self._job_id)
         self._fingerprint: str | None = None
+        self._so_far = UsageSoFar(1)
         self._samples = [_Sample(AnswerParser.of(form, self._dialect)) for _ in range(n)]
 
     def learn(self, dialect: Dialect) -> None:
@@ -104,6 +106,7 @@ class ChatTranscript:
     def take(self, job: int, event: Tokens) -> list[ChatChunk]:
         """A stretch of one sample; there is one job."""
         self._fingerprint = event.fingerprint or None
+        self._so_far.take(job, event)
         sample = self._samples[event.sample]
         sample.num_characters += len(event.text)
         sample.num_tokens += len(event.token_ids)
@@ -175,9 +178,14 @@ class ChatTranscript:
     def _chunk(self, choice: ChunkChoice | None = None, usage: CompletionUsage | None = None) -> ChatChunk:
         return ChatChunk(
             id=f"chatcmpl-{self._job_id}",
-            created=created(self._job_id),
+            created=self._created,
             model=self._model,
             choices=[] if choice is None else [choice],
             system_fingerprint=self._fingerprint,
-            usage=usage if self._form.include_usage else UNSET,
+            usage=self._usage(usage),
         )
+
+    def _usage(self, usage: CompletionUsage | None) -> CompletionUsage | UnsetType | None:
+        if usage is None and self._form.continuous_usage:
+            return self._so_far.usage
+        return usage if self._form.include_usage else UNSET

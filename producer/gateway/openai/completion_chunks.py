@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from penstock.messages import Done, TokenLogprob, Tokens
 from producer.gateway.openai.chat_reply import FINISH
@@ -10,7 +10,7 @@ from producer.gateway.openai.completion_reply import TextChoice, TextCompletion
 from producer.gateway.openai.form import CompletionForm
 from producer.gateway.openai.identity import created
 from producer.gateway.openai.logprobs import TextLogprobs, text_logprobs
-from producer.gateway.openai.usage import CompletionUsage, usage_of
+from producer.gateway.openai.usage import CompletionUsage, UsageSoFar, usage_of
 
 
 class CompletionTranscript:
@@ -20,8 +20,10 @@ class CompletionTranscript:
         self._form = form
         self._job_id = job_ids[0]
         self._model = model
+        self._created = created(self._job_id)
         self._fingerprint: str | None = None
         self._num_jobs = len(job_ids)
+        self._so_far = UsageSoFar(len(job_ids))
         self._ends: list[Done] = []
         self._num_characters = [0] * (form.n * len(job_ids))
         self._num_tokens = [0] * (form.n * len(job_ids))
@@ -33,6 +35,7 @@ class CompletionTranscript:
     def take(self, job: int, event: Tokens) -> list[TextCompletion]:
         """A stretch of one sample of a job, by the job's place in the request."""
         self._fingerprint = event.fingerprint or None
+        self._so_far.take(job, event)
         index = job * self._form.n + event.sample
         choice = self._choice(index, event.text, event.logprobs, event.token_ids)
         return [self._chunk(choice)]
@@ -81,9 +84,14 @@ class CompletionTranscript:
     ) -> TextCompletion:
         return TextCompletion(
             id=f"cmpl-{self._job_id}",
-            created=created(self._job_id),
+            created=self._created,
             model=self._model,
             choices=[] if choice is None else [choice],
             system_fingerprint=self._fingerprint,
-            usage=usage if self._form.include_usage else UNSET,
+            usage=self._usage(usage),
         )
+
+    def _usage(self, usage: CompletionUsage | None) -> CompletionUsage | UnsetType | None:
+        if usage is None and self._form.continuous_usage:
+            return self._so_far.usage
+        return usage if self._form.include_usage else UNSET

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from penstock.messages import Done
+from penstock.messages import Done, Tokens
 
 
 class PromptTokensDetails(Struct, frozen=True):
@@ -50,3 +50,26 @@ def usage_of(ends: Iterable[Done]) -> CompletionUsage:
         prompt_tokens_details=PromptTokensDetails(sum(usage.cached_tokens for usage in usages)),
         completion_tokens_details=CompletionTokensDetails(sum(usage.reasoning_tokens for usage in usages)),
     )
+
+
+class UsageSoFar:
+    """Counts the tokens of a stream as they are told: vLLM's `continuous_usage_stats`."""
+
+    def __init__(self, num_jobs: int) -> None:
+        self._prompts = [0] * num_jobs
+        self._completion = 0
+
+    def take(self, job: int, event: Tokens) -> None:
+        """A stretch of a sample."""
+        self._prompts[job] = event.prompt_tokens or self._prompts[job]
+        self._completion += len(event.token_ids)
+
+    @property
+    def usage(self) -> CompletionUsage:
+        """The counts up to now; before a job's first event its prompt is not counted yet."""
+        prompt = sum(self._prompts)
+        return CompletionUsage(
+            prompt_tokens=prompt,
+            completion_tokens=self._completion,
+            total_tokens=prompt + self._completion,
+        )

@@ -98,6 +98,16 @@ async def test_a_stream_says_role_text_end_and_usage(talk: Talk) -> None:
     assert len({(chunk.id, chunk.created, chunk.model) for chunk in chunks}) == 1
 
 
+async def test_the_usage_so_far_in_every_chunk(talk: Talk) -> None:
+    options: Any = {"include_usage": True, "continuous_usage_stats": True}
+    chunks = await told(talk, messages=HELLO, stream_options=options)
+    usages = [chunk.usage for chunk in chunks if chunk.usage is not None]
+    assert len(usages) == len(chunks)
+    assert (usages[0].prompt_tokens, usages[0].completion_tokens) == (0, 0)  # nothing has run yet
+    assert {usage.prompt_tokens for usage in usages[1:]} == {22}
+    assert [usage.completion_tokens for usage in usages][-2:] == [21, 21]
+
+
 async def test_a_stream_is_events_that_openais_types_take_strictly(talk: Talk) -> None:
     request = {"model": MODEL, "messages": HELLO, "stream": True, "logprobs": True}
     reply = await talk.http.post("/v1/chat/completions", json=request)
