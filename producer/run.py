@@ -103,7 +103,8 @@ class _Answers:
         self._output = output
         self._state = state
         self.batch = state.batch
-        self._synced = time.monotonic()
+        self._waiting_since: float | None = None
+        """When the first answer that is not on disk was written."""
 
     def anew(self) -> str:
         # Known on disk before it is on the server: rows are never sent for a batch that no one remembers.
@@ -118,17 +119,18 @@ class _Answers:
         return number in self._output.rows
 
     async def write(self, ended: list[EndedRow[str | None]], refused: list[tuple[int, BadRow]]) -> None:
+        self._waiting_since = self._waiting_since or time.monotonic()
         for row in ended:
             self._output.write(answer_of(row.number, row.event, row.note))
         for _, bad in refused:
             self._output.write(answer_of_bad(bad))
 
     def is_due(self) -> bool:
-        return time.monotonic() - self._synced > SYNC_S
+        return self._waiting_since is not None and time.monotonic() - self._waiting_since > SYNC_S
 
     async def sync(self) -> None:
         self._output.sync()
-        self._synced = time.monotonic()
+        self._waiting_since = None
 
     def close(self) -> None:
         """Everything is there."""

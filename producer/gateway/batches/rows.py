@@ -70,7 +70,9 @@ class Ends:
         self._written = written
         self._models = models
         self._stored = stored
-        self._began = self._synced = time.monotonic()
+        self._began = time.monotonic()
+        self._waiting_since: float | None = None
+        """When the first line that no segment has was written."""
         self.is_closing = False
         """Jobs that end as cancelled do so because the batch ends; their rows are written with the rest."""
 
@@ -88,6 +90,7 @@ class Ends:
     async def write(self, ended: list[EndedRow[Note]], refused: list[tuple[int, BadLine]]) -> None:
         """See `Sink`."""
         models = await self._models()
+        self._waiting_since = self._waiting_since or time.monotonic()
         await in_thread(self._write, ended, refused, models)
 
     def _write(self, ended: list[EndedRow[Note]], refused: list[tuple[int, BadLine]], models: Models) -> None:
@@ -102,14 +105,16 @@ class Ends:
 
     def is_due(self) -> bool:
         """See `Sink`. A long batch writes fewer segments an hour than a short one."""
+        if self._waiting_since is None:
+            return False
         now = time.monotonic()
         wanted = min(max(SYNC_SHARE * (now - self._began), SHORTEST_SYNC_S), LONGEST_SYNC_S)
-        return self._written.waiting_bytes > SEGMENT_BYTES or now - self._synced > wanted
+        return self._written.waiting_bytes > SEGMENT_BYTES or now - self._waiting_since > wanted
 
     async def sync(self) -> None:
         """See `Sink`."""
         has_more = await in_thread(self._written.store)
-        self._synced = time.monotonic()
+        self._waiting_since = None
         if has_more:
             await self._stored()
 
@@ -117,7 +122,7 @@ class Ends:
         """Every row that has not ended, as one that never will."""
         reading = rows.read()
         while await in_thread(self._write_some, reading, expired):
-            if self.is_due():
+            if self._written.waiting_bytes > SEGMENT_BYTES:
                 await self.sync()
         await self.sync()
 

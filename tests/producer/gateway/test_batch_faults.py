@@ -35,7 +35,7 @@ def engine_log(tmp_path: Path) -> Path:
 @pytest.fixture
 def scripted(tmp_path: Path, engine_log: Path) -> Path:
     """A model that takes a few seconds for all rows."""
-    return save_model(tmp_path / "scripted", {"step_s": 0.01, "log": str(engine_log)})
+    return save_model(tmp_path / "scripted", {"step_s": 0.08, "log": str(engine_log)})
 
 
 @pytest.fixture
