@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN_PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
-.PHONY: demo test test-js lint soak storm bench-step bench-grammars bench-queue bench-kernels bench-engine bench-engine-cpu bench-gateway fuzz-api gpu clean
+.PHONY: demo test test-js lint soak soak-batch storm bench-step bench-grammars bench-queue bench-kernels bench-engine bench-engine-cpu bench-gateway fuzz-api gpu clean
 
 demo: $(VENV)/.installed $(VENV)/.native
 	$(BIN)/penstock demo
@@ -24,6 +24,9 @@ lint: $(VENV)/.installed-dev
 
 soak: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.engine.soak
+
+soak-batch: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.producer.gateway.soak_batch
 
 storm: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.storm

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from penstock.attempts import Attempt
 from penstock.errors import (
     BatchExists,
+    BatchTaken,
     BatchUnknown,
     CursorMoved,
     InstallationError,
@@ -100,6 +101,7 @@ __all__ = [
     "Batch",
     "BatchCounts",
     "BatchExists",
+    "BatchTaken",
     "BatchUnknown",
     "Client",
     "Completion",

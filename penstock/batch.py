@@ -2,7 +2,8 @@
 
 The batch's hash counts; its done stream has one entry per finished row with the whole terminal event. Whoever
 drives it trims what is safely stored elsewhere, and deletes it; a batch that nobody deletes expires 30 days
-after its last row was enqueued or ended.
+after its last row was enqueued or ended. Where several may believe that they drive it, each takes it first,
+and the server refuses all but the last.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import asyncio
 import os
 import re
 from collections.abc import AsyncGenerator, Iterable
+from contextlib import suppress
 from typing import Any
 
 from msgspec import Struct
 
 from penstock.backoff import pauses
 from penstock.enqueue import CHUNK_JOBS, Call, Chunk, Cursor, as_job, cut, enqueue, enqueue_all
-from penstock.errors import BatchExists, ServerUnavailable
+from penstock.errors import BatchExists, BatchUnknown, ServerUnavailable
 from penstock.follower import parse_entry_id
 from penstock.keys import (
     COMPLETED,
@@ -33,6 +35,7 @@ from penstock.keys import (
 )
 from penstock.link import BLOCK_MS, Link
 from penstock.messages import BATCH_ID_PATTERN, Done, Failed, Job, decode_terminal, encode_job
+from penstock.scripts import DRIVE, FINISH, TRIM, Script
 
 ROWS_PER_READ = 500
 
@@ -72,10 +75,12 @@ async def create(link: Link, keys: Keys, batch_id: str | None) -> Batch:
 class Batch:
     """A handle on one batch; as good as its client, and no longer."""
 
-    def __init__(self, link: Link, keys: Keys, batch_id: str) -> None:
+    def __init__(self, link: Link, keys: Keys, batch_id: str, epoch: str = "") -> None:
         if re.fullmatch(BATCH_ID_PATTERN, batch_id) is None:
             raise ValueError(f"{batch_id!r} is not a batch name; use 1 to 64 letters, digits, _ and -")
         self.id = batch_id
+        self.epoch = epoch
+        """What this handle drives the batch by, from `take`; empty for a handle that does not."""
         self._link = link
         self._all_keys = keys
         self._key = keys.batch(batch_id)
@@ -107,14 +112,44 @@ class Batch:
 
         Raises:
             CursorMoved: it is elsewhere; nothing was enqueued.
+            BatchTaken: another drives the batch; nothing was enqueued.
             BatchUnknown: the batch was deleted; nothing was enqueued.
             InvalidJob: nothing was enqueued.
             ServerUnavailable: ask for the cursor to learn whether the rows are in.
         """
         rows = [encode_job(as_job(job, self.id)) for job in jobs]
         chunk = Chunk(self.id, rows)
-        call = Call(self._all_keys, check_lane(lane), chunk, Cursor(cursor, new_cursor))
+        call = Call(self._all_keys, check_lane(lane), chunk, Cursor(cursor, new_cursor, self.epoch))
         return await enqueue(self._link, call)
+
+    async def take(self, lease_s: float = 0.0, *, restart: bool = False) -> Batch:
+        """Take the batch, and give a handle that drives it: what it changes is refused once another takes it.
+
+        Args:
+            lease_s: for so long nobody else can take it; 0 for a driver that makes sure otherwise that it is
+                the only one, and need not wait for its own earlier lease to end.
+            restart: make the batch where it is not, and empty it where it is: no rows, no cursor. Rows that
+                are outstanding run on, and end in its done stream.
+
+        Raises:
+            BatchTaken: another drives it.
+            BatchUnknown: there is none to take.
+        """
+        return await self._drive(lease_s, "restart" if restart else "take")
+
+    async def renew(self, lease_s: float) -> None:
+        """Keep what `take` gave for so long from now.
+
+        Raises:
+            BatchTaken: another has taken the batch, or the server has forgotten that this one had.
+            BatchUnknown: the batch was deleted, or the server lost it.
+        """
+        await self._drive(lease_s, "renew")
+
+    async def _drive(self, lease_s: float, how: str) -> Batch:
+        args = [self.epoch, int(lease_s * 1000), how]
+        epoch = await self._link.patiently(lambda: self._link.script(DRIVE, [self._key], args))
+        return Batch(self._link, self._all_keys, self.id, epoch.decode())
 
     async def cursor(self) -> str:
         """Where the batch's driver is; empty before its first rows."""
@@ -139,11 +174,22 @@ class Batch:
             ServerUnavailable: the server could not be reached for `block_s` seconds; None keeps trying.
             ValueError: `after` is not an entry id.
         """
+        while rows := await self.finished(after, block_s):
+            for row in rows:
+                after = row.entry_id
+                yield row
+
+    async def finished(self, after: str = "0-0", block_s: float | None = None) -> list[FinishedRow]:
+        """Some hundreds of finished rows at most, as `done` gives them one by one; none where none has come.
+
+        Raises:
+            ServerUnavailable, ValueError: as `done`.
+        """
         parse_entry_id(after)
         loop = asyncio.get_running_loop()
-        waits, heard = pauses(), loop.time()
+        waits, began = pauses(), loop.time()
         while True:
-            left = BLOCK_MS / 1000 if block_s is None else heard + block_s - loop.time()
+            left = BLOCK_MS / 1000 if block_s is None else began + block_s - loop.time()
             try:
                 entries = await self._next(after, min(max(int(left * 1000), 0), BLOCK_MS))
             except ServerUnavailable:
@@ -151,13 +197,8 @@ class Batch:
                     raise
                 await asyncio.sleep(next(waits))
                 continue
-            if not entries and left <= 0:
-                return
-            if entries:
-                waits, heard = pauses(), loop.time()
-            for raw_id, fields in entries:
-                after = raw_id.decode()
-                yield _row(after, fields)
+            if entries or left <= 0:
+                return [_row(raw_id.decode(), fields) for raw_id, fields in entries]
 
     async def trim(self, upto: str) -> int:
         """Remove finished rows up to and with the entry `upto`, once they are safely stored elsewhere.
@@ -167,14 +208,30 @@ class Batch:
 
         Raises:
             ValueError: `upto` is not an entry id.
+            BatchTaken: another drives the batch.
         """
         count, sequence = parse_entry_id(upto)
-        return int(await self._read("XTRIM", self._done_key, "MINID", f"{count}-{sequence + 1}"))
+        keep = f"{count}-{sequence + 1}"
+        if self.epoch:
+            return int(await self._as_driver(TRIM, keep))
+        return int(await self._read("XTRIM", self._done_key, "MINID", keep))
 
     async def delete(self) -> None:
         """Delete the batch: its counts and its finished rows. Rows still outstanding run on, and end in
-        result streams of their own."""
-        await self._read("DEL", self._key, self._done_key)
+        result streams of their own.
+
+        Raises:
+            BatchTaken: another drives the batch.
+        """
+        if not self.epoch:
+            await self._read("DEL", self._key, self._done_key)
+            return
+        with suppress(BatchUnknown):
+            await self._as_driver(FINISH)
+
+    async def _as_driver(self, script: Script, *args: str) -> Any:
+        keys = [self._key, self._done_key]
+        return await self._link.patiently(lambda: self._link.script(script, keys, [self.epoch, *args]))
 
     async def _read(self, *args: str | int) -> Any:
         """Run a command that may be repeated."""

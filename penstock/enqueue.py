@@ -45,6 +45,8 @@ class Cursor(msgspec.Struct, frozen=True):
 
     expected: str
     new: str
+    epoch: str = ""
+    """The driver's; empty where nobody has taken the batch."""
 
 
 class Chunk(msgspec.Struct):
@@ -142,6 +144,7 @@ class Call:
         self._nonces = [digits[i : i + width] for i in range(0, len(digits), width)]
         head = ("0", "", "") if cursor is None else ("1", cursor.expected, cursor.new)
         self.args: list[Argument] = [lane, *head, MAX_LANE_JOBS, int(chunk.idempotency_ttl_s * 1000)]
+        self.args.append("" if cursor is None else cursor.epoch)
         for nonce, job in zip(self._nonces, chunk.jobs, strict=True):
             self.args += (nonce, job)
 
@@ -170,6 +173,7 @@ async def enqueue(link: Link, call: Call) -> list[str]:
         QueueFull: the lane or the server has no room; nothing was enqueued.
         BatchUnknown: the batch does not exist; nothing was enqueued.
         CursorMoved: the batch's cursor is elsewhere; nothing was enqueued.
+        BatchTaken: another drives the batch; nothing was enqueued.
     """
     try:
         return call.ids(await link.script(ENQUEUE, call.keys, call.args))

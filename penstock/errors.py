@@ -10,6 +10,7 @@ PenstockError
 ├── BatchExists                    the batch's name is taken
 ├── BatchUnknown                   there is no such batch, or its owner deleted it; nothing was enqueued
 ├── CursorMoved                    another driver advanced the batch; nothing was enqueued
+├── BatchTaken                     another drives the batch; nothing was changed; `.retry_after_s`
 ├── QueueFull                      the lane or the server has no room; nothing was enqueued; `.retry_after_s`
 │   └── ServerFull (ServerError)   the server has no memory left for more
 ├── NoSuchLetter (LookupError)     there is no dead letter of this id
@@ -80,6 +81,15 @@ class CursorMoved(PenstockError):
         super().__init__(f"the batch's cursor is at {actual!r}, not at {expected!r}; nothing was enqueued")
         self.expected = expected
         self.actual = actual
+
+
+class BatchTaken(PenstockError):
+    """Another drives the batch. Nothing was changed."""
+
+    def __init__(self, message: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        """Seconds for which it is the other's at least; it may stay so."""
 
 
 class QueueFull(PenstockError):

@@ -38,6 +38,8 @@ TOTAL: Final = "total"
 COMPLETED: Final = "completed"
 FAILED: Final = "failed"
 CURSOR: Final = "cursor"
+EPOCH: Final = "epoch"
+DRIVEN_UNTIL_MS: Final = "driven_until_ms"
 
 WHOLE_QUEUE: Final = "*"
 """In the place of a lane's name: the settings of the queue, and in `deficits` the lane whose turn it is."""
@@ -67,7 +69,7 @@ class Keys(Struct, frozen=True):
         return f"penstock:{{{self.shard}}}:result:{job_id}"  # one for each job: not put together from parts
 
     def batch(self, batch_id: str) -> str:
-        """Hash of a batch's counters and cursor."""
+        """Hash of a batch's counters, its cursor, and who drives it."""
         return self._key("batch", batch_id)
 
     def batch_done(self, batch_id: str) -> str:

@@ -7,6 +7,7 @@ from typing import Final
 from redis import exceptions as redis_errors
 
 from penstock.errors import (
+    BatchTaken,
     BatchUnknown,
     PenstockError,
     QueueFull,
@@ -89,6 +90,9 @@ def _refusal(error: Exception, words: str) -> PenstockError:
     """An error reply: by redis-py's type, or by its words, as Redis 6.2 wraps the errors of a script."""
     if words.startswith("NOBATCH"):
         return BatchUnknown(words.removeprefix("NOBATCH "))
+    if words.startswith("TAKEN "):
+        left_s = int(words.split()[2]) / 1000
+        return BatchTaken(f"another drives the batch; {_REFUSED}", left_s)
     if words.startswith(("QUEUEFULL ", "MEMORYFULL ")):
         return _no_room(words)
     if "OOM command not allowed" in words:

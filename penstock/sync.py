@@ -223,6 +223,7 @@ class SyncBatch:
         self._loop = loop
         self._batch = batch
         self.id = batch.id
+        self.epoch = batch.epoch
 
     def submit_many(
         self, jobs: Iterable[Job | str], lane: str = DEFAULT_LANE, chunk: int = CHUNK_JOBS
@@ -250,6 +251,18 @@ class SyncBatch:
     def done(self, after: str = "0-0", block_s: float | None = None) -> Iterator[FinishedRow]:
         """Give finished rows in the order in which they ended, from behind the entry `after`."""
         return self._loop.iterate(self._batch.done(after, block_s))
+
+    def finished(self, after: str = "0-0", block_s: float | None = None) -> list[FinishedRow]:
+        """Some hundreds of finished rows at most, from behind the entry `after`."""
+        return self._loop.run(self._batch.finished(after, block_s))
+
+    def take(self, lease_s: float = 0.0, *, restart: bool = False) -> SyncBatch:
+        """Take the batch, and give a handle that drives it."""
+        return SyncBatch(self._loop, self._loop.run(self._batch.take(lease_s, restart=restart)))
+
+    def renew(self, lease_s: float) -> None:
+        """Keep what `take` gave for so long from now."""
+        self._loop.run(self._batch.renew(lease_s))
 
     def trim(self, upto: str) -> int:
         """Remove finished rows up to and with the entry `upto`; gives how many."""

@@ -67,17 +67,22 @@ def survey(path: Path) -> Survey:
 
 def read_rows(path: Path) -> Iterator[tuple[int, bytes]]:
     """Number and text of each line that is not blank. Of an overlong line, only the beginning is given."""
-    limit = MAX_JOB_BYTES + 2  # what `parse_row` needs to see that the line is too long
     with _open(path) as file:
-        number = 0
-        while line := file.readline(limit):
-            rest = line
-            while not rest.endswith(b"\n") and (rest := file.readline(_CHUNK)):
-                pass
-            line = line.removeprefix(_BOM) if number == 0 else line
-            if not line.isspace():
-                yield number, line
-            number += 1
+        yield from rows_of(file)
+
+
+def rows_of(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    """As `read_rows`, of an open file from its beginning."""
+    limit = MAX_JOB_BYTES + 2  # what `parse_row` needs to see that the line is too long
+    number = 0
+    while line := file.readline(limit):
+        rest = line
+        while not rest.endswith(b"\n") and (rest := file.readline(_CHUNK)):
+            pass
+        line = line.removeprefix(_BOM) if number == 0 else line
+        if not line.isspace():
+            yield number, line
+        number += 1
 
 
 def parse_row(number: int, line: bytes) -> Row | BadRow:

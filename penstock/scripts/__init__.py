@@ -42,6 +42,9 @@ class Script(Struct, frozen=True):
 
 
 ENQUEUE: Final = Script.load("enqueue")
+DRIVE: Final = Script.load("drive")
+TRIM: Final = Script.load("epoch", "trim")
+FINISH: Final = Script.load("epoch", "finish")
 CANCEL: Final = Script.load("entry", "cancel")
 STATUS: Final = Script.load("entry", "status")
 CONFIGURE: Final = Script.load("configure")

@@ -1,20 +1,22 @@
--- Put jobs into a lane, many per call, all or none; for bulk runs, with the batch's cursor.
+-- Put jobs into a lane, many per call, all or none; for bulk runs, with the batch's epoch and cursor.
 -- KEYS: lane stream, lanes hash, control stream, batch hash (the lane again where the jobs are no rows), then,
 --       where the jobs have idempotency keys, per job the key that remembers it
 -- ARGV: lane name, '1' to check and move the batch's cursor or '0', expected cursor, new cursor, jobs that a lane
---       holds where nobody has set a limit, how long idempotency keys are remembered (ms), then per job: nonce, JSON
+--       holds where nobody has set a limit, how long idempotency keys are remembered (ms), the epoch
+--       of the batch's driver ('' where it has none and nobody may have one), then per job: nonce, JSON
 -- Reply: the entry ids in the order of the jobs, in one string, a space between them (an array of many
 --        small strings costs a client more to parse than the jobs cost to send); in the place of a job that
 --        was enqueued before under its idempotency key, its whole job id
 -- Errors, nothing was written:
 --         CURSORMOVED <where it is>   the cursor is not where it was expected
+--         TAKEN <epoch> <ms>          another drives the batch, as `drive`
 --         NOBATCH                     there is no such batch
 --         QUEUEFULL <jobs> <limit> <ms>   the lane holds so many jobs; after so long there may be room
 --         MEMORYFULL <used> <limit> <ms>  likewise, bytes of the server's memory
 local lane, lanes, control, batch = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local name, moves, expected, cursor = ARGV[1], ARGV[2] == '1', ARGV[3], ARGV[4]
-local limit, remember = tonumber(ARGV[5]), ARGV[6]
-local FIRST, FIRST_KEY = 7, 5
+local limit, remember, epoch = tonumber(ARGV[5]), ARGV[6], ARGV[7]
+local FIRST, FIRST_KEY = 8, 5
 local BATCH_TTL = 30 * 86400 * 1000 -- ms after the last row was enqueued or ended
 local MEMORY_SHARE = 0.85 -- what runs needs the rest of the memory to finish
 local is_batch, is_keyed = batch ~= lane, #KEYS >= FIRST_KEY
@@ -49,6 +51,10 @@ local is_new = redis.call('HEXISTS', lanes, name) == 0
 local total
 if is_batch then
   if redis.call('EXISTS', batch) == 0 then return redis.error_reply('NOBATCH there is no such batch') end
+  local newest = redis.call('HGET', batch, 'epoch') or ''
+  if (epoch ~= '' or moves) and epoch ~= newest then
+    return redis.error_reply('TAKEN ' .. (newest == '' and '-' or newest) .. ' 0')
+  end
   local at = redis.call('HGET', batch, 'cursor') or ''
   if moves and at ~= expected then return redis.error_reply('CURSORMOVED ' .. at) end
   total = tonumber(redis.call('HGET', batch, 'total') or 0)

@@ -17,7 +17,13 @@ from penstock.keys import Keys
 from penstock.link import Link
 from producer.gateway import health
 from producer.gateway.access import Access
+from producer.gateway.batches import routes as batch_routes
+from producer.gateway.batches.dispatcher import Dispatcher
+from producer.gateway.batches.store import BatchStore
+from producer.gateway.batches.works import Works
 from producer.gateway.doors import make_door
+from producer.gateway.files import routes as file_routes
+from producer.gateway.files.store import FileStore
 from producer.gateway.gateway import Gateway
 from producer.gateway.handles import JobHandles
 from producer.gateway.keys import open_ring
@@ -29,6 +35,7 @@ from producer.gateway.queue import consumers, dead, events, jobs, lanes
 from producer.gateway.replies import HANDLERS
 from producer.gateway.served import Served
 from producer.gateway.settings import GatewaySettings
+from producer.gateway.storage import open_storage
 from producer.gateway.webhooks import routes as webhook_routes
 from producer.gateway.webhooks.endpoints import open_webhooks
 from producer.gateway.webhooks.events import Events
@@ -48,6 +55,8 @@ ROUTES: Final[tuple[ControllerRouterHandler, ...]] = (
     *dead.ROUTES,
     *consumers.ROUTES,
     *webhook_routes.ROUTES,
+    *file_routes.ROUTES,
+    *batch_routes.ROUTES,
 )
 
 
@@ -81,6 +90,8 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
     """Everything that routes need, closed at the end."""
     keys = Keys(settings.shard)
     link = Link(settings.redis)
+    storage = open_storage(settings.storage_url)
+    served = Served(link, keys)
     try:
         async with Client(settings.redis, settings.shard) as client:
             webhooks = open_webhooks(settings, link, keys.gateway_webhooks)
@@ -88,6 +99,17 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
                 ServerMeter(link, keys) as meter,
                 Sender(private=settings.private_webhooks) as sender,
                 Events(client, link, keys, webhooks, sender) as events,
+                Dispatcher(
+                    Works(
+                        batches=BatchStore(storage),
+                        files=FileStore(storage),
+                        client=client,
+                        link=link,
+                        keys=keys,
+                        served=served,
+                        on_end=events.batch_ended,
+                    )
+                ) as dispatcher,
                 Abandoned(client, link, keys, settings.resume_grace_s) as abandoned,
             ):
                 yield Gateway(
@@ -96,11 +118,13 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
                     link=link,
                     keys=keys,
                     door=make_door(settings, open_ring(settings, link, keys.gateway_keys)),
-                    served=Served(link, keys),
+                    served=served,
                     meter=meter,
                     handles=JobHandles(link, keys),
                     events=events,
                     webhooks=webhooks,
+                    works=dispatcher.works,
+                    dispatcher=dispatcher,
                     abandoned=abandoned,
                 )
     finally:

@@ -13,6 +13,8 @@ from penstock.client import Client
 from penstock.keys import Keys
 from penstock.link import Link
 from producer.gateway.access import Door
+from producer.gateway.batches.dispatcher import Dispatcher
+from producer.gateway.batches.works import Works
 from producer.gateway.caller import Caller
 from producer.gateway.handles import JobHandles
 from producer.gateway.meter import Meter
@@ -45,6 +47,10 @@ class Gateway:
     """Tells tenants of ends, by webhook."""
     webhooks: Webhooks
     """Where they want to be told."""
+    works: Works
+    """Files and batches, and what batches go through."""
+    dispatcher: Dispatcher
+    """Drives batches."""
     abandoned: Abandoned
     """Streams whose readers went away."""
     closing: asyncio.Event = field(default_factory=asyncio.Event)

@@ -11,6 +11,8 @@ from redis.asyncio import Redis
 from penstock import (
     BatchCounts,
     BatchExists,
+    BatchTaken,
+    BatchUnknown,
     Client,
     Expired,
     Failed,
@@ -168,3 +170,65 @@ async def test_names_of_batches(client: Client) -> None:
             client.batch(bad)
         with pytest.raises(InvalidJob, match=r"\$\.batch"):
             await client.submit(Job(prompt="x", batch=bad))
+
+
+# Drivers
+
+
+async def test_only_the_last_who_took_a_batch_drives_it(client: Client, worker: Worker) -> None:
+    made = await client.create_batch("driven")
+    first = await made.take()
+    await first.enqueue_rows([Job(prompt="a", row=0)], cursor="", new_cursor="1")
+    second = await made.take()
+    assert int(second.epoch) > int(first.epoch)
+    for late in (
+        first.enqueue_rows([Job(prompt="b", row=1)], cursor="1", new_cursor="2"),
+        first.trim("9-0"),
+        first.delete(),
+        first.renew(1.0),
+        made.enqueue_rows([Job(prompt="b", row=1)], cursor="1", new_cursor="2"),
+    ):
+        with pytest.raises(BatchTaken, match="another drives the batch; nothing was changed"):
+            await late
+    assert await made.counts() == BatchCounts(total=1, completed=0, failed=0)
+    assert await second.cursor() == "1"
+    await second.enqueue_rows([Job(prompt="b", row=1)], cursor="1", new_cursor="2")
+    job_id, _ = await worker.claim(2)
+    await worker.commit(job_id, done("A"), batch="driven", row=0)
+    (row,) = await second.finished(block_s=0)
+    assert await second.trim(row.entry_id) == 1
+    await second.delete()
+    assert await second.cursor() == ""
+
+
+async def test_nobody_takes_a_batch_whose_lease_is_alive(client: Client) -> None:
+    await client.create_batch("leased")
+    first = await client.batch("leased").take(30.0)
+    with pytest.raises(BatchTaken) as refused:
+        await client.batch("leased").take(30.0)
+    assert 0 < refused.value.retry_after_s <= 30.0
+    with pytest.raises(BatchTaken):
+        await client.batch("leased").take(restart=True)
+    assert (await first.take(30.0)).epoch == first.epoch, "its own"
+    await first.renew(0.0)
+    assert int((await client.batch("leased").take(30.0)).epoch) > int(first.epoch)
+
+
+async def test_a_batch_that_the_server_lost_is_begun_anew_under_a_later_epoch(
+    client: Client, redis: Redis
+) -> None:
+    with pytest.raises(BatchUnknown):
+        await client.batch("lost").take()
+    first = await client.batch("lost").take(30.0, restart=True)
+    await first.enqueue_rows(["x"], cursor="", new_cursor="1")
+    await redis.flushall()
+    for late in (first.renew(1.0), first.trim("1-0"), first.take()):
+        with pytest.raises(BatchUnknown):
+            await late
+    await first.delete()  # it is gone: what was wanted
+    second = await first.take(30.0, restart=True)
+    assert int(second.epoch) > int(first.epoch)
+    assert await second.cursor() == ""
+    assert await redis.ttl(KEYS.batch("lost")) > 0
+    with pytest.raises(BatchTaken):
+        await first.trim("1-0")

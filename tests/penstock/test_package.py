@@ -22,6 +22,7 @@ EXPORTED = [
     "Batch",
     "BatchCounts",
     "BatchExists",
+    "BatchTaken",
     "BatchUnknown",
     "Client",
     "Completion",

@@ -37,7 +37,7 @@ async def enqueue(redis: Redis, names: list[str], batch: str | None = None, curs
     keys = [LANE, KEYS.lanes, KEYS.control, LANE if batch is None else KEYS.batch(batch)]
     keys += [KEYS.idempotency(name) for name in names]
     moves = ["1", cursor, cursor + "+"] if batch is not None else ["0", "", ""]
-    args: list[Argument] = ["standard", *moves, 1000, 60_000]
+    args: list[Argument] = ["standard", *moves, 1000, 60_000, ""]
     for _ in names:
         args += [f"{random.getrandbits(64):016x}", "{}"]
     return (await ENQUEUE.run(redis, keys, args)).decode().split()

@@ -13,7 +13,7 @@ import pytest
 from penstock.batch import Batch
 from penstock.client import Client
 from penstock.keys import Keys
-from producer import run as run_module
+from producer import driver
 from producer.answers import Output, RunState, Tally, load_state
 from producer.rows import survey
 from producer.run import Plan, Run
@@ -25,7 +25,7 @@ KEYS = Keys()
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "IDLE_S", 0.15)
+    monkeypatch.setattr(driver, "IDLE_S", 0.15)
 
 
 class Words:

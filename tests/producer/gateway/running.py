@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import queue
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,3 +32,31 @@ async def serving(redis_url: str, folder: Path, **settings: Any) -> AsyncIterato
         started.cancel()
         server.stop()
         await running
+
+
+@contextmanager
+def serving_in_thread(redis_url: str, folder: Path) -> Iterator[str]:
+    """The same in a thread's event loop, for clients that block."""
+    ready: queue.Queue[str | None] = queue.Queue()
+    stop: list[Callable[[], object]] = []
+
+    async def serve() -> None:
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        stop.append(lambda: loop.call_soon_threadsafe(ended.set))
+        try:
+            async with serving(redis_url, folder) as url:
+                ready.put(url)
+                await ended.wait()
+        finally:
+            ready.put(None)
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    try:
+        url = ready.get(timeout=20)
+        assert url is not None, "the gateway did not start"
+        yield url
+    finally:
+        for end in stop:
+            end()
+        thread.join(20)

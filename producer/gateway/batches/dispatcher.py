@@ -1,0 +1,102 @@
+"""Which batches this gateway drives: those that are open and that nobody else has.
+
+Every gateway looks into the storage every other second and tries to take what it finds. A gateway that dies
+is replaced when its lease is over; one that stops lets go of its batches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import suppress
+from types import TracebackType
+from typing import Final, Self
+
+from penstock.errors import BatchTaken, ServerUnavailable
+from producer.gateway.batches.life import Life
+from producer.gateway.batches.works import Works
+from producer.threads import in_thread
+
+LOOK_S: Final = 2.0
+SWEEP_S: Final = 60.0
+AGAIN_S: Final = 5.0
+"""Pause before a batch that failed for a reason of the gateway's own is tried again."""
+MAX_LIVES: Final = 64
+"""Batches that one gateway drives at once; the others wait, oldest first."""
+
+log = logging.getLogger(__name__)
+
+
+class Dispatcher:
+    """Drives batches as long as the context lasts."""
+
+    def __init__(self, works: Works) -> None:
+        self.works = works
+        self._lives: dict[str, tuple[Life, asyncio.Task[None]]] = {}
+        self._not_before: dict[str, float] = {}
+        self._wake = asyncio.Event()
+        self._loop: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.create_task(self._run())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._loop is not None
+        ending = [self._loop, *(task for _, task in self._lives.values())]
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
+
+    def look(self, batch_id: str) -> None:
+        """Something about a batch has changed: it is there, or is to be cancelled."""
+        if (found := self._lives.get(batch_id)) is not None:
+            found[0].look()
+        self._wake.set()
+
+    async def _run(self) -> None:
+        swept = 0.0
+        while True:
+            self._wake.clear()
+            try:
+                await self._start_lives()
+                if time.monotonic() - swept > SWEEP_S:
+                    await in_thread(self._sweep)
+                    swept = time.monotonic()
+            except Exception:
+                log.exception("the storage of files and batches can't be looked through")
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), LOOK_S)
+
+    async def _start_lives(self) -> None:
+        batches = self.works.batches
+        for batch_id in await in_thread(batches.open_batches):
+            if len(self._lives) >= MAX_LIVES:
+                return
+            if batch_id in self._lives or self._not_before.get(batch_id, 0.0) > time.monotonic():
+                continue
+            if (tenant := await in_thread(batches.tenant_of, batch_id)) is not None:
+                life = Life(self.works, tenant, batch_id)
+                self._lives[batch_id] = life, asyncio.create_task(self._live(life, batch_id))
+
+    async def _live(self, life: Life, batch_id: str) -> None:
+        try:
+            await life.run()
+            self._not_before.pop(batch_id, None)
+        except BatchTaken:
+            pass
+        except ServerUnavailable as error:
+            log.warning("batch %s waits for the server: %s", batch_id, error)
+            self._not_before[batch_id] = time.monotonic() + LOOK_S
+        except Exception:
+            log.exception("batch %s can't go on now; it is tried again", batch_id)
+            self._not_before[batch_id] = time.monotonic() + AGAIN_S
+        finally:
+            del self._lives[batch_id]
+
+    def _sweep(self) -> None:
+        read = self.works.batches.inputs_read()
+        self.works.files.sweep(lambda file_id: file_id in read)

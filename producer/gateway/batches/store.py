@@ -1,0 +1,168 @@
+"""Batches in the storage: TENANT/batches/ID is a folder.
+
+    batch.json        the object, replaced as the batch goes on, by its driver alone
+    cancel            there once somebody wants it cancelled
+    end.json          the object as it ended; nothing that is written to batch.json afterwards counts
+    …                 what segments.py writes
+
+and `open/ID`, which holds the tenant's name, is there until the batch has ended: what gateways look for.
+Nothing of this is on the server, so nothing has to be rebuilt when that loses its data. Everything here
+blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from producer.gateway.batches.objects import (
+    ENDED,
+    BatchRecord,
+    changed,
+    decode_batch,
+    encode_batch,
+    is_batch_id,
+    now,
+)
+from producer.gateway.errors import BadRequest, Conflict, NotFound
+from producer.gateway.files.store import folder_of
+from producer.gateway.storage import Storage
+
+OPEN: Final = "open"
+_STATE: Final = "batch.json"
+_CANCEL: Final = "cancel"
+_END: Final = "end.json"
+
+
+class BatchStore:
+    """The batches of all tenants."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+
+    def folder(self, tenant: str, batch_id: str) -> str:
+        """Where everything of a batch lies."""
+        return f"{folder_of(tenant)}/batches/{batch_id}"
+
+    def create(self, tenant: str, record: BatchRecord) -> None:
+        """A batch that is to be driven. Its marker comes last: nobody is told of a batch without one."""
+        self.save(tenant, record)
+        self.storage.write(f"{OPEN}/{record.batch.id}", tenant.encode())
+
+    def find(self, tenant: str, batch_id: str) -> BatchRecord:
+        """A tenant's batch as it is now.
+
+        Raises:
+            NotFound: the tenant has none of this id.
+        """
+        if is_batch_id(batch_id):
+            folder = self.folder(tenant, batch_id)
+            names = self.storage.names(folder)
+            try:
+                if _END in names:
+                    return decode_batch(self.storage.read(f"{folder}/{_END}"))
+                if _STATE in names:
+                    record = decode_batch(self.storage.read(f"{folder}/{_STATE}"))
+                    return self._cancelling(record, folder) if _CANCEL in names else record
+            except FileNotFoundError:
+                pass
+        raise NotFound(f"No batch found with id '{batch_id}'.", param="id", code="batch_not_found")
+
+    def state(self, tenant: str, batch_id: str) -> BatchRecord:
+        """A batch as its driver left it; its end, where it has ended.
+
+        Raises:
+            FileNotFoundError: there is no such batch.
+        """
+        folder = self.folder(tenant, batch_id)
+        try:
+            return decode_batch(self.storage.read(f"{folder}/{_END}"))
+        except FileNotFoundError:
+            return decode_batch(self.storage.read(f"{folder}/{_STATE}"))
+
+    def clear(self, tenant: str, batch_id: str) -> None:
+        """Remove what an ended batch needs no more."""
+        folder = self.folder(tenant, batch_id)
+        for name in self.storage.names(folder):
+            if name != _END:
+                self.storage.delete(f"{folder}/{name}")
+
+    def _cancelling(self, record: BatchRecord, folder: str) -> BatchRecord:
+        if record.batch.status in ENDED:
+            return record
+        at = int(self.storage.read(f"{folder}/{_CANCEL}") or b"0")
+        return changed(record, status="cancelling", cancelling_at=at)
+
+    def save(self, tenant: str, record: BatchRecord) -> None:
+        """Replace a batch's object; for its driver."""
+        self.storage.write(f"{self.folder(tenant, record.batch.id)}/{_STATE}", encode_batch(record))
+
+    def end(self, tenant: str, record: BatchRecord) -> None:
+        """A batch's last word."""
+        self.storage.write(f"{self.folder(tenant, record.batch.id)}/{_END}", encode_batch(record))
+
+    def is_cancelling(self, tenant: str, batch_id: str) -> bool:
+        """Whether somebody wants it cancelled."""
+        return _CANCEL in self.storage.names(self.folder(tenant, batch_id))
+
+    def cancel(self, tenant: str, batch_id: str) -> BatchRecord:
+        """Want a batch cancelled, which its driver sees; the batch as it is now.
+
+        Raises:
+            NotFound: the tenant has none of this id.
+            Conflict: it has ended.
+        """
+        record = self.find(tenant, batch_id)
+        if record.batch.status == "cancelling" or record.batch.status == "cancelled":
+            return record
+        if record.batch.status in ENDED:
+            raise Conflict(
+                f"Cannot cancel a batch with status '{record.batch.status}'.", code="invalid_status"
+            )
+        self.storage.write(f"{self.folder(tenant, batch_id)}/{_CANCEL}", str(now()).encode())
+        return self.find(tenant, batch_id)
+
+    def listed(self, tenant: str, after: str | None) -> Iterator[BatchRecord]:
+        """A tenant's batches, newest first, from behind `after`.
+
+        Raises:
+            BadRequest: `after` is no batch of the tenant's.
+        """
+        ids = [name for name in self.storage.names(f"{folder_of(tenant)}/batches") if is_batch_id(name)]
+        ids.reverse()
+        if after is not None:
+            if after not in ids:
+                raise BadRequest(f"after: there is no batch {after!r}", param="after", code="invalid_value")
+            ids = ids[ids.index(after) + 1 :]
+        for batch_id in ids:
+            try:
+                yield self.find(tenant, batch_id)
+            except NotFound:
+                continue
+
+    def open_batches(self) -> list[str]:
+        """Ids of batches that have not ended, of all tenants, oldest first."""
+        return [name for name in self.storage.names(OPEN) if is_batch_id(name)]
+
+    def tenant_of(self, batch_id: str) -> str | None:
+        """Whose an open batch is; None where it has just ended."""
+        try:
+            return self.storage.read(f"{OPEN}/{batch_id}").decode()
+        except FileNotFoundError:
+            return None
+
+    def close(self, batch_id: str) -> None:
+        """Nothing is left to do for a batch."""
+        self.storage.delete(f"{OPEN}/{batch_id}")
+
+    def inputs_read(self) -> set[str]:
+        """Ids of the files that open batches read."""
+        found: set[str] = set()
+        for batch_id in self.open_batches():
+            tenant = self.tenant_of(batch_id)
+            if tenant is not None:
+                try:
+                    found.add(self.find(tenant, batch_id).batch.input_file_id)
+                except NotFound:
+                    continue
+        return found

@@ -1,0 +1,1 @@
+"""/v1/files: what tenants uploaded, and what their batches wrote."""

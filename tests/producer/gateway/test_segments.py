@@ -1,0 +1,154 @@
+"""The output of a batch as it grows: drivers that follow each other, readers in the middle of it."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from producer.gateway.batches.creation import BatchRequest, made_batch
+from producer.gateway.batches.custom_ids import CustomIds
+from producer.gateway.batches.lines import bad
+from producer.gateway.batches.objects import BatchRecord
+from producer.gateway.batches.outputs import Outputs
+from producer.gateway.batches.reply_lines import ReplyLines, row_of
+from producer.gateway.batches.segments import INVALID, Totals, Written, find_segments
+from producer.gateway.batches.store import BatchStore
+from producer.gateway.caller import Caller
+from producer.gateway.files.content import Contents
+from producer.gateway.files.store import FileStore
+from producer.gateway.storage import Folder
+
+TENANT = "t"
+EPOCHS = [f"{1_763_820_000_000_000 + n}" for n in range(9)]
+
+
+class House:
+    """One batch in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.storage = Folder(folder)
+        self.files, self.batches = FileStore(self.storage), BatchStore(self.storage)
+        asked = BatchRequest(input_file_id="file-x", endpoint="/v1/completions")
+        self.record: BatchRecord = made_batch(asked, Caller(), is_strict=False)
+        self.batches.create(TENANT, self.record)
+        self.folder = self.batches.folder(TENANT, self.record.batch.id)
+        self.outputs = Outputs(self.batches, self.files, TENANT)
+        self.contents = Contents(self.files, self.outputs, TENANT)
+        self.lines = ReplyLines(self.record.batch.id)
+
+    def driver(self, epoch: str) -> Written:
+        """One that has just taken the batch."""
+        written = Written(self.storage, self.folder)
+        written.begin(epoch, row_of)
+        return written
+
+    def add(self, written: Written, row: int, text: str = "") -> None:
+        """A row's end: an answer, or an error for every fifth."""
+        line, _ = self.lines.unsent(row, bad(row, "code", text or f"of {row}", None, f"c{row}"))
+        written.add(row, line, Totals(failed=1) if row % 5 == 0 else Totals(completed=1, output_tokens=2))
+
+    def rows(self, kind: int) -> list[int]:
+        """Of the output (0) or the errors (1) as a reader finds them now."""
+        whole = b"".join(self.contents.of(self.record.file_ids[kind], 0).pieces)
+        return [row_of(line) for line in whole.splitlines()]
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return House(tmp_path)
+
+
+def test_a_replaced_drivers_late_segment_is_in_nobodys_output(house: House) -> None:
+    first = house.driver(EPOCHS[0])
+    for row in range(4):
+        house.add(first, row)
+    assert first.store()
+    house.outputs.show(house.record, first)
+    for row in (4, 6):  # it has read these, and then it hangs
+        house.add(first, row)
+    second = house.driver(EPOCHS[1])
+    assert [row in second.rows for row in range(7)] == [True] * 4 + [False] * 3
+    assert first.store(), "it wakes, and does not know yet"
+    for row in (6, 4, 5):
+        house.add(second, row, "again")
+    second.store()
+    assert house.rows(0) == [1, 2, 3, 6, 4]
+    assert second.totals == Totals(completed=5, failed=2, output_tokens=10)
+    third = house.driver(EPOCHS[2])
+    assert third.totals == second.totals
+    assert find_segments(house.storage, house.folder) == second.segments
+    assert [row in third.rows for row in range(8)] == [True] * 7 + [False]
+
+
+def test_a_driver_that_takes_its_batch_again_keeps_what_it_had_read(house: House) -> None:
+    written = house.driver(EPOCHS[0])
+    house.add(written, 1)
+    written.begin(EPOCHS[1], row_of)
+    assert 1 in written.rows
+    assert [segment.epoch for segment in written.segments] == [EPOCHS[0]]
+    house.add(written, 1)
+    assert not written.store(), "no row twice"
+
+
+def test_errors_begin_with_those_of_the_validation(house: House) -> None:
+    line, _ = house.lines.unsent(7, bad(7, "code", "a bad line", None, None))
+    house.storage.write(f"{house.folder}/{INVALID}", line)
+    written = house.driver(EPOCHS[0])
+    assert 7 in written.rows
+    for row in range(1, 6):
+        house.add(written, row)
+    written.store()
+    shown = house.outputs.show(house.record, written)
+    assert shown == house.record.file_ids
+    assert house.rows(1) == [7, 5]
+    assert house.outputs.conclude(house.record, written) == shown
+    house.batches.clear(TENANT, house.record.batch.id)
+    assert (house.rows(0), house.rows(1)) == ([1, 2, 3, 4], [7, 5])
+
+
+def test_a_reader_goes_on_in_the_file_that_its_segments_became(house: House) -> None:
+    written = house.driver(EPOCHS[0])
+    for row in range(1, 200):
+        house.add(written, row, "x" * 500)
+        if row % 20 == 0:
+            written.store()
+            house.outputs.show(house.record, written)
+    written.store()
+    file_id = house.record.file_ids[0]
+    before = b"".join(house.contents.of(file_id, 0).pieces)
+    for offset, read in itertools.product((0, 5, 16, 17, 100), (0, 1, 3)):
+        content = house.contents.of(file_id, offset)
+        assert not content.is_complete
+        got = b"".join(itertools.islice(content.pieces, read))
+        if offset == 100 and read == 3:
+            house.outputs.conclude(house.record, written)
+            house.batches.clear(TENANT, house.record.batch.id)
+        got += b"".join(content.pieces)
+        assert got == b"".join(before.splitlines(keepends=True)[offset:])
+        assert content.lines == before.count(b"\n")
+    assert house.contents.of(file_id, 0).is_complete
+    assert b"".join(house.contents.of(file_id, 0).pieces) == before
+
+
+def test_bytes_of_a_killed_conclusion_are_removed(house: House) -> None:
+    written = house.driver(EPOCHS[0])
+    house.add(written, 1)
+    written.store()
+    house.outputs.conclude(house.record, written)
+    again = house.driver(EPOCHS[1])
+    house.outputs.conclude(house.record, again)
+    folder = f"tenants/{TENANT}/files"
+    assert len(house.storage.names(folder)) == 3
+    house.outputs.clear(house.record)
+    output = house.record.file_ids[0]
+    assert house.storage.names(folder) == [f"{output}.{EPOCHS[1]}", f"{output}.json"]
+    assert house.rows(0) == [1]
+
+
+def test_custom_ids_are_known_again_whatever_they_are() -> None:
+    known = CustomIds()
+    ids = [f"id {n}" for n in range(5000)] + ["é", "\ud800", "x" * 512]
+    assert all(known.add(one) for one in ids)
+    assert not any(known.add(one) for one in ids)
