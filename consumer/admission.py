@@ -56,7 +56,8 @@ class Admission:
         try:
             job = _decode(lease)
             self._check_deadline(lease, job)
-            running = RunningJob(lease, job, self._request(lease, job), self._served)
+            request, text = self._request(lease, job)
+            running = RunningJob(lease, job, request, self._served, text)
         except (InvalidJob, PromptTooLong, _Unservable, _TooLate) as error:
             kind = next(kind for refusal, kind in _KINDS.items() if isinstance(error, refusal))
             raise JobRefused(self._ending(lease, error_of(kind, str(error)), job, published)) from None
@@ -82,7 +83,8 @@ class Admission:
         if deadline is not None and time.monotonic() >= deadline:
             raise _TooLate(f"{TOO_LATE}: `deadline_s` is {job.deadline_s:g}, and it had to wait longer")
 
-    def _request(self, lease: Lease, job: Job) -> Request:
+    def _request(self, lease: Lease, job: Job) -> tuple[Request, str | None]:
+        """What the engine is asked for, and the prompt's text, where there is more of it than its tokens."""
         ready, wanted = self._served.ready, job.sampling_params
         if job.model is not None and job.model != self._served.model:
             raise _Unservable(f"this queue serves {self._served.model!r}, not {job.model!r}")
@@ -92,15 +94,16 @@ class Admission:
         # What generates needs room for one token at least.
         limit = ready.max_model_len - (job.kind == "generate")
         prompt = self._served.tokenizer.encode(job, limit)
-        params = self._params(lease, job, ready.max_model_len - len(prompt))
+        params = self._params(lease, job, ready.max_model_len - len(prompt.token_ids))
         samples = [Sample(index=index) for index in range(wanted.n)]
-        return Request(
+        request = Request(
             request_id=lease.request_id,
-            prompt_token_ids=prompt,
+            prompt_token_ids=prompt.token_ids,
             params=params,
             samples=samples,
             kind=job.kind,
         )
+        return request, prompt.text
 
     def _check_ids(self, name: str, token_ids: Collection[int]) -> None:
         size = self._served.ready.vocab_size

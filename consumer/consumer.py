@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import time
 from collections.abc import Sequence
 
 from consumer.broker import Broker
@@ -73,6 +74,7 @@ class Consumer:
         self._pulse = Pulse(self._broker, settings.lease_s, self._held, self._beat, self._drop, self._outage)
         self._stop = asyncio.Event()
         self._hard_stop = asyncio.Event()
+        self._started_ms = int(time.time() * 1000)
 
     @property
     def num_running(self) -> int:
@@ -188,6 +190,10 @@ class Consumer:
             max_num_seqs=served.ready.max_num_seqs if served else 0,
             num_running=min(self._runs.num_rows, served.ready.max_num_seqs) if served else 0,
             defaults=served.defaults.stated() if served else {},
+            max_model_len=served.ready.max_model_len if served else 0,
+            started_ms=self._started_ms,
+            tool_format=served.markers.tool_format if served else None,
+            reasoning=served.markers.reasoning if served else None,
         )
 
     # Ending

@@ -29,6 +29,8 @@ class TextRules(Struct, frozen=True, kw_only=True):
     min_tokens: int = 0
     """A stop string counts only if it ends behind the text of this many tokens, as in vLLM."""
     skip_special_tokens: bool = True
+    dropped_token_ids: frozenset[int] | None = None
+    """Which special tokens are left out where any are; None: all of them."""
 
 
 class Detokenizer:
@@ -140,5 +142,7 @@ class Detokenizer:
         return 0
 
     def _decode(self, start: int, end: int) -> str:
-        skip = self._rules.skip_special_tokens
-        return self._tokenizer.decode(self._ids[start:end], skip_special_tokens=skip)
+        ids, skip = self._ids[start:end], self._rules.skip_special_tokens
+        if skip and (dropped := self._rules.dropped_token_ids) is not None:
+            ids, skip = [token_id for token_id in ids if token_id not in dropped], False
+        return self._tokenizer.decode(ids, skip_special_tokens=skip)

@@ -16,6 +16,7 @@ from consumer.engine_process import (
     ModelNotLoaded,
     start_engine,
 )
+from consumer.markers import OutputMarkers
 from consumer.served import Served
 from consumer.settings import Settings
 from consumer.token_logprobs import TokenTexts
@@ -175,12 +176,17 @@ class EngineHost:
         stated = ", ".join(f"{name} {value:g}" for name, value in defaults.stated().items())
         log.info("the model's own sampling defaults: %s", stated or "none")
         tokenizer = PromptTokenizer(folder, ready.vocab_size)
+        settings = self._settings
+        markers = OutputMarkers.find(tokenizer, settings.tool_format, settings.reasoning_format)
+        marks = markers.reasoning.start if markers.reasoning else "none"
+        log.info("tool calls: %s; marker of reasoning: %s", markers.tool_format or "no known format", marks)
         return Served(
             model=self._settings.model_name,
             ready=ready,
             tokenizer=tokenizer,
             token_texts=TokenTexts(tokenizer.tokenizer),
             defaults=defaults,
+            markers=markers,
             result_ttl_s=self._settings.result_ttl_s,
             max_attempts=self._settings.max_attempts,
             checkpoint_tokens=self._settings.checkpoint_tokens,

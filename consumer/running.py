@@ -10,6 +10,7 @@ import msgspec
 from consumer.checkpoint import Checkpoint
 from consumer.failures import error_of
 from consumer.lease import DROP_TOKENS, Ending, Failure, Lease, Progress
+from consumer.reasoning import num_reasoning_tokens, opens_reasoning
 from consumer.sample import RunningSample
 from consumer.served import Served
 from consumer.token_logprobs import token_logprobs
@@ -57,17 +58,25 @@ def deadline_of(lease: Lease, job: Job) -> float | None:
 class RunningJob:
     """One admitted job. Its text is touched by one thread at a time, see `TokenizerThreads`."""
 
-    def __init__(self, lease: Lease, job: Job, request: Request, served: Served) -> None:
+    def __init__(
+        self, lease: Lease, job: Job, request: Request, served: Served, prompt_text: str | None = None
+    ) -> None:
+        """Nothing has come yet.
+
+        Args:
+            prompt_text: as given or rendered; where there is none, an echo is decoded from the tokens.
+        """
         self.lease = lease
         self.job = job
         self.request = request
         self.deadline = deadline_of(lease, job)
         """Monotonic time, in seconds, by which it has to end; None where there is none."""
         self._served = served
+        self._prompt_text = prompt_text if job.echo else None
         self._next_progress_at = 0.0 if job.stream else time.monotonic() + served.checkpoint_s
         self._num_new = 0  # tokens since the last `tokens` events
         count = job.sampling_params.n if job.kind == "generate" else 0
-        self._samples = [RunningSample(index, job.sampling_params, request, served) for index in range(count)]
+        self._samples = [RunningSample(index, job, request, served) for index in range(count)]
         self._num_unfinished = count  # of the samples; asked for often
         self._num_published = 0
         self._num_dropped = 0  # of these, tokens of checkpoints that are no longer there
@@ -228,15 +237,12 @@ class RunningJob:
 
     def _done(self) -> Done:
         job, params = self.job, self.job.sampling_params
+        prompt = self.request.prompt_token_ids
         logprobs = self._prompt_logprobs
         total = sum(token.logprob for token in logprobs)
         return Done(
             outputs=[sample.completion(with_token_ids=job.return_token_ids) for sample in self._samples],
-            usage=Usage(
-                prompt_tokens=len(self.request.prompt_token_ids),
-                completion_tokens=sum(sample.num_tokens for sample in self._samples),
-                cached_tokens=self._num_cached_tokens,
-            ),
+            usage=self._usage(),
             model=self._served.model,
             score=Score(logprob=total, tokens=logprobs) if job.kind == "score" else None,
             embedding=self._embedding if job.kind == "embed" else None,
@@ -246,7 +252,31 @@ class RunningJob:
             fingerprint=self._served.ready.fingerprint,
             resumed_from=self._resumed_from,
             custom_id=job.custom_id,
+            prompt=self._prompt() if job.echo else None,
+            prompt_tokens=[self._served.token_texts[token_id] for token_id in prompt] if job.echo else None,
+            prompt_token_ids=prompt if job.return_token_ids else None,
         )
+
+    def _usage(self) -> Usage:
+        prompt, markers = self.request.prompt_token_ids, self._served.markers.reasoning_ids
+        num_reasoning = 0
+        if markers is not None and self._samples:
+            continued = self.job.continue_final_message
+            opened = opens_reasoning(prompt, markers, self._served.token_texts, continued=continued)
+            num_reasoning = sum(
+                num_reasoning_tokens(sample.token_ids, markers, opened=opened) for sample in self._samples
+            )
+        return Usage(
+            prompt_tokens=len(prompt),
+            completion_tokens=sum(sample.num_tokens for sample in self._samples),
+            cached_tokens=self._num_cached_tokens,
+            reasoning_tokens=num_reasoning,
+        )
+
+    def _prompt(self) -> str:
+        if self._prompt_text is not None:
+            return self._prompt_text
+        return self._served.tokenizer.decode(self.request.prompt_token_ids)
 
     def _invalid_output(self) -> str | None:
         """What is wrong with a finished output that has a form to keep; None where nothing is.

@@ -9,21 +9,22 @@ from consumer.detokenizer import Detokenizer, TextRules
 from consumer.served import Served
 from consumer.token_logprobs import token_logprobs
 from engine.request import FinishReason, Output, Request, Sample
-from penstock.messages import Completion, SamplingParams, TokenLogprob, Tokens
+from penstock.messages import Completion, Job, TokenLogprob, Tokens
 
 
 class RunningSample:
     """One of a job's outputs. Its text is touched by one thread at a time, see `TokenizerThreads`."""
 
-    def __init__(self, index: int, params: SamplingParams, request: Request, served: Served) -> None:
+    def __init__(self, index: int, job: Job, request: Request, served: Served) -> None:
         self.index = index
-        self._params = params
+        params = self._params = job.sampling_params
         self._served = served
         rules = TextRules(
             stop=params.stop_strings,
             include_stop=params.include_stop_str_in_output,
             min_tokens=params.min_tokens,
             skip_special_tokens=params.skip_special_tokens,
+            dropped_token_ids=served.markers.dropped(job),
         )
         self._text = Detokenizer(served.tokenizer.tokenizer, request.prompt_token_ids, rules)
         self._logprobs: list[TokenLogprob] = []
@@ -51,6 +52,11 @@ class RunningSample:
     def num_tokens(self) -> int:
         """How many tokens there are so far."""
         return self._text.num_tokens
+
+    @property
+    def token_ids(self) -> list[int]:
+        """All tokens so far."""
+        return self._text.token_ids
 
     @property
     def answer(self) -> str:

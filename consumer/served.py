@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from consumer.defaults import Defaults
+from consumer.markers import OutputMarkers
 from consumer.token_logprobs import TokenTexts
 from consumer.tokenizer import PromptTokenizer
 from engine.messages import Ready
@@ -20,6 +21,7 @@ class Served(Struct, frozen=True, kw_only=True):
     tokenizer: PromptTokenizer
     token_texts: TokenTexts
     defaults: Defaults
+    markers: OutputMarkers = OutputMarkers()
     result_ttl_s: int
     max_attempts: int = 3
     checkpoint_tokens: int = 128

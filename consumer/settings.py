@@ -14,6 +14,7 @@ from typing import Annotated, Literal, get_args, get_origin
 import msgspec
 from msgspec import Meta, Struct
 
+from consumer.markers import ReasoningFormatFlag, ToolFormatFlag
 from engine.config import EngineConfig
 from penstock.keys import DEFAULT_SHARD
 
@@ -52,6 +53,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How often a job may fail in a way that is worth another try, unless it says so itself."""
     retry_delay_s: Annotated[float, Meta(ge=0, le=86_400)] = 1.0
     """Longest delay after a job's first failed attempt; it doubles with each, up to a lease."""
+
+    tool_format: ToolFormatFlag = "auto"
+    """How the model writes tool calls, for those who read them; by default as its chat template tells."""
+    reasoning_format: ReasoningFormatFlag = "auto"
+    """How it marks reasoning: `think` by <think>, `mistral` by [THINK]; by default as its template tells."""
 
     @property
     def lease_ms(self) -> int:

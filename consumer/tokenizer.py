@@ -1,23 +1,21 @@
-"""Text to token ids: the model's tokenizer.json and its chat template.
+"""A job's prompt to token ids: the model's tokenizer.json, and its chat template where there are messages.
 
 Reads the model's folder with `tokenizers` and jinja2 alone: neither torch nor transformers is imported.
 """
 
 from __future__ import annotations
 
-import datetime
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from msgspec import Struct
 from tokenizers import Tokenizer
 
+from consumer.chat_template import ChatTemplate
 from penstock.errors import InvalidJob, PenstockError
-from penstock.messages import Job, Message
+from penstock.messages import Job
 
 
 class TokenizerMissing(PenstockError):
@@ -26,6 +24,14 @@ class TokenizerMissing(PenstockError):
 
 class PromptTooLong(Exception):
     """The prompt does not fit the model's window; the message says by how much."""
+
+
+class Prompt(Struct, frozen=True, kw_only=True):
+    """What the model is prompted with."""
+
+    token_ids: list[int]
+    text: str | None
+    """As given or rendered; None where only the tokens tell."""
 
 
 class PromptTokenizer:
@@ -44,28 +50,34 @@ class PromptTokenizer:
         self._vocab_size = vocab_size
         self._longest_token = _longest_token(path)
         config = _read_json(folder / "tokenizer_config.json")
-        self._template = ChatTemplate.load(folder, config)
+        self.template = ChatTemplate.load(folder, config)
+        """None where the model has none."""
 
-    def encode(self, job: Job, limit: int) -> list[int]:
-        """Token ids of the job's prompt, special tokens included as the model wants them.
+    def encode(self, job: Job, limit: int) -> Prompt:
+        """The job's prompt as tokens, special tokens included as the model, or the job, wants them.
 
         Raises:
             InvalidJob: the template refuses the messages, or a token id is not in the vocabulary.
             PromptTooLong: there are more than `limit` tokens.
         """
+        kept = _num_kept(job, limit)
         if job.prompt_token_ids is not None:
-            ids = self._checked(job.prompt_token_ids)
-        elif job.messages is not None:
-            text = self._render(job.messages, job.chat_template_kwargs, answered=job.kind == "generate")
-            ids = self._tokenize(text, limit, add_special_tokens=False)
+            text, ids = None, self._checked(job.prompt_token_ids)
         else:
-            assert job.prompt is not None
-            ids = self._tokenize(job.prompt, limit, add_special_tokens=True)
+            text = job.prompt if job.prompt is not None else self._render(job)
+            add = job.messages is None if job.add_special_tokens is None else job.add_special_tokens
+            ids = self._tokenize(text, None if kept else limit, add_special_tokens=add)
+        if kept is not None and len(ids) > kept:
+            text, ids = None, ids[-kept:]
         if not ids:
             raise InvalidJob("the prompt has no tokens; it needs at least one")
         if len(ids) > limit:
             raise PromptTooLong(f"the prompt has {len(ids)} tokens; the model's window takes {limit}")
-        return ids
+        return Prompt(token_ids=ids, text=text)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of a prompt's tokens, special tokens included."""
+        return self.tokenizer.decode(token_ids, skip_special_tokens=False)
 
     def bad_words(self, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
         """Token sequences of words that are not to be written, as vLLM makes them.
@@ -90,8 +102,8 @@ class PromptTokenizer:
             raise InvalidJob(f"`bad_words` has {word!r}, which is no word to this model's tokenizer")
         return tuple(ids)
 
-    def _tokenize(self, text: str, limit: int, *, add_special_tokens: bool) -> list[int]:
-        if self._longest_token is not None:
+    def _tokenize(self, text: str, limit: int | None, *, add_special_tokens: bool) -> list[int]:
+        if self._longest_token is not None and limit is not None:
             # Megabytes that cannot fit are not worth seconds of tokenizing.
             least = len(text.encode()) // self._longest_token
             if least > limit:
@@ -110,55 +122,27 @@ class PromptTokenizer:
             )
         return ids
 
-    def _render(self, messages: list[Message], variables: dict[str, Any], *, answered: bool) -> str:
-        if self._template is None:
+    def _render(self, job: Job) -> str:
+        if self.template is None:
             raise InvalidJob("this model has no chat template; send `prompt` instead of `messages`")
-        return self._template.render(messages, variables, answered=answered)
+        return self.template.render(job)
 
 
-class ChatTemplate:
-    """A model's chat template in a sandbox, with the helpers that templates of the field expect."""
-
-    def __init__(self, source: str, special_tokens: dict[str, str]) -> None:
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+def _num_kept(job: Job, limit: int) -> int | None:
+    """To how many tokens, its last, the prompt is cut; None where it is not."""
+    wanted = job.truncate_prompt_tokens
+    if wanted is None or wanted > 0:
+        return wanted
+    params = job.sampling_params
+    kept = limit
+    if job.kind == "generate":  # the limit leaves room for one new token
+        kept = limit + 1 - (params.max_tokens or params.min_tokens or 1)
+    if kept < 1:
+        raise InvalidJob(
+            "`truncate_prompt_tokens` is -1, and the output's tokens leave no room for a prompt in the "
+            f"model's window of {limit + 1}"
         )
-        environment.filters["tojson"] = _tojson
-        helpers: dict[str, Any] = {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
-        environment.globals.update(helpers)
-        self._template = environment.from_string(source)
-        self._special_tokens = special_tokens
-
-    @classmethod
-    def load(cls, folder: Path, config: dict[str, Any]) -> ChatTemplate | None:
-        """From chat_template.jinja, else from tokenizer_config.json; None where the model has none."""
-        path = folder / "chat_template.jinja"
-        source = path.read_text(encoding="utf-8") if path.is_file() else config.get("chat_template")
-        if isinstance(source, list):  # several named templates
-            named = {entry["name"]: entry["template"] for entry in source}
-            source = named.get("default")
-        if not isinstance(source, str):
-            return None
-        return cls(source, _special_tokens(config))
-
-    def render(self, messages: list[Message], variables: dict[str, Any], *, answered: bool = True) -> str:
-        """The conversation as one text; where it is to be `answered`, ready for the assistant's turn.
-
-        Raises:
-            InvalidJob: with the template's own words where it refuses the conversation.
-        """
-        reserved = {"messages", "add_generation_prompt", *self._special_tokens} & variables.keys()
-        if reserved:
-            raise InvalidJob(f"`chat_template_kwargs` may not set {', '.join(sorted(reserved))}")
-        try:
-            return self._template.render(
-                **self._special_tokens,
-                **variables,
-                messages=[_as_dict(message) for message in messages],
-                add_generation_prompt=answered,
-            )
-        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
-            raise InvalidJob(f"the chat template refuses these messages: {error}") from None
+    return kept
 
 
 def _longest_token(path: Path) -> int | None:
@@ -176,38 +160,7 @@ def _longest_token(path: Path) -> int | None:
     return longest * (4 if normalizer else 1)
 
 
-def _as_dict(message: Message) -> dict[str, str]:
-    content = message.content
-    text = content if isinstance(content, str) else "".join(part.text for part in content)
-    fields = {"role": message.role, "content": text}
-    return fields if message.name is None else {**fields, "name": message.name}
-
-
-def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
-    tokens: dict[str, str] = {}
-    for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
-        value = config.get(name)
-        if isinstance(value, dict):
-            value = value.get("content")
-        if isinstance(value, str):
-            tokens[name] = value
-    return tokens
-
-
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _tojson(value: Any, indent: int | None = None) -> str:
-    # Not jinja's own filter, which escapes for HTML.
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
-def _raise_exception(message: str) -> None:
-    raise TemplateError(message)
-
-
-def _strftime_now(form: str) -> str:
-    return datetime.datetime.now().strftime(form)

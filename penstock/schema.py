@@ -19,6 +19,16 @@ _INPUTS = (
     ("prompt_token_ids", "array", "minItems"),
 )
 
+_MESSAGES = [
+    {"required": ["content"], "properties": {"content": {"type": ["string", "array"]}}},
+    {"required": ["tool_calls"], "properties": {"tool_calls": {"type": "array", "minItems": 1}}},
+    {
+        "required": ["reasoning"],
+        "properties": {"role": {"const": "assistant"}, "reasoning": {"type": "string"}},
+    },
+]
+"""A message has content, or calls tools, or is an assistant's thoughts."""
+
 
 def _given(job: dict[str, Any], name: str, kind: str, least: str) -> dict[str, Any]:
     """The condition that this field is given; and where it is given, it is not empty."""
@@ -35,6 +45,9 @@ def job_schema() -> dict[str, Any]:
     schema = msgspec.json.schema(Job)
     job = schema["$defs"]["Job"]
     job["oneOf"] = [_given(job, *rule) for rule in _INPUTS]
+    length = job["properties"]["truncate_prompt_tokens"]["anyOf"][0]
+    length["not"] = {"const": 0}
+    schema["$defs"]["Message"]["anyOf"] = _MESSAGES
     forms = schema["$defs"]["StructuredOutputs"]
     given = [
         {"required": [name], "properties": {name: {"not": {"type": "null"}}}} for name in forms["properties"]

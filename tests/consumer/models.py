@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +24,24 @@ def _byte_characters() -> dict[str, int]:
     return {chr(stand_in): byte for stand_in, byte in zip(stand_ins, printable + rest, strict=True)}
 
 
-def byte_tokenizer() -> Tokenizer:
-    """Token id is byte value; 256 begins and 257 ends a text."""
+def byte_tokenizer(special: Sequence[str] = ()) -> Tokenizer:
+    """Token id is byte value; 256 begins and 257 ends a text; `special` tokens are from 258 on."""
     tokenizer = Tokenizer(models.BPE(vocab=_byte_characters() | {"<s>": BOS, "</s>": EOS}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(["<s>", "</s>"])
+    tokenizer.add_special_tokens(["<s>", "</s>", *special])
     return tokenizer
 
 
-def save_model(folder: Path, script: dict[str, Any] | None = None, template: str | None = TEMPLATE) -> Path:
+def save_model(
+    folder: Path,
+    script: dict[str, Any] | None = None,
+    template: str | None = TEMPLATE,
+    special: Sequence[str] = (),
+) -> Path:
     """A folder for the scripted engine: tokenizer, template and the engine's script."""
     folder.mkdir(parents=True, exist_ok=True)
-    byte_tokenizer().save(str(folder / "tokenizer.json"))
+    byte_tokenizer(special).save(str(folder / "tokenizer.json"))
     config = {"bos_token": {"content": "<s>"}, "eos_token": "</s>"}
     if template is not None:
         config["chat_template"] = template

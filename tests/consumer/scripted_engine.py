@@ -11,7 +11,7 @@ folder:
   `poison_step`: in which step after it was admitted a poison kills, by default the first; `hangs`: it makes
   the engine hang instead
 - `eos_at`: by sample index as text, the position at which its end token comes
-- `says`: the text that every output is, an end token behind it
+- `says`: the text that every output is, an end token behind it; `tokens`: the same as token ids
 - `fingerprint`: of model and precision
 - `fails`: what a prompt ends with, as a token, whose requests fail at their `fail_at`th token in the first
   `fail_runs` runs of their job
@@ -239,6 +239,8 @@ class ScriptedEngine:
     def _token(self, request: Request, sample: int, position: int) -> int:
         if (text := self.script.get("says")) is not None:
             return text.encode()[position] if position < len(text.encode()) else EOS
+        if (tokens := self.script.get("tokens")) is not None:
+            return tokens[position] if position < len(tokens) else EOS
         if self.script.get("eos_at", {}).get(str(sample)) == position:
             return EOS
         return token_at(request.prompt_token_ids, position, sample)

@@ -203,3 +203,18 @@ def test_a_stop_tokens_text_is_kept_where_it_is_asked_for(end: int, rules: dict[
     stream.push_end(end)
     assert stream.text == text
     assert stream.take_all() == ([ord("a"), end], text, 0)
+
+
+def test_special_tokens_that_are_not_dropped_stay_in_the_text() -> None:
+    tokenizer = byte_tokenizer(["[CALL]", "[INST]"])
+    rules = TextRules(dropped_token_ids=frozenset({256, 257, 259}))
+    for asked, text in ((rules, "a[CALL]bc"), (TextRules(), "abc"), (TextRules(stop=["L]b"]), "abc")):
+        stream = Detokenizer(tokenizer, list(b"prompt"), asked)
+        for token_id in (ord("a"), 258, ord("b"), 259, ord("c")):
+            stream.push(token_id)
+        stream.flush()
+        assert stream.text == text
+    whole = TextRules(skip_special_tokens=False, dropped_token_ids=frozenset({259}))
+    stream = Detokenizer(tokenizer, [], whole)
+    stream.push(259)
+    assert stream.text == "[INST]"

@@ -24,6 +24,7 @@ def test_flags_reach_both_structs() -> None:
         (["--result-ttl-s", "0"], "--result-ttl-s: Expected `int` >= 1"),
         (["--lookahead", "-1"], "--lookahead"),
         (["--shard", "a}b"], "--shard"),
+        (["--tool-format", "json"], "--tool-format: invalid choice: 'json'"),
         (["--precision", "fp64"], "--precision: invalid choice: 'fp64'"),
         (["--ops", "cuda"], "'triton'"),
         (["--overlap", "2"], "--overlap: Expected `int` <= 1"),

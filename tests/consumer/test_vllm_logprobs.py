@@ -34,7 +34,7 @@ def reference() -> Any:
 
 
 def prompt_ids(tiny: InProcess, text: str) -> list[int]:
-    return tiny.served.tokenizer.encode(Job(prompt=text), 500)
+    return tiny.served.tokenizer.encode(Job(prompt=text), 500).token_ids
 
 
 @torch.inference_mode()

@@ -186,7 +186,7 @@ def test_the_repetition_penalty_counts_the_prompt(tiny: InProcess) -> None:
     text so far. Values > 1 encourage the model to use new tokens, while values < 1 encourage the model to
     repeat tokens." """
     prompt = "Reverse: stream."
-    asked = set(tiny.served.tokenizer.encode(Job(prompt=prompt), 100))
+    asked = set(tiny.served.tokenizer.encode(Job(prompt=prompt), 100).token_ids)
     (letter,) = ids(tiny.ask(prompt, max_tokens=1))
     assert letter in asked
     new = ids(tiny.ask(prompt, repetition_penalty=50.0, max_tokens=12, ignore_eos=True))

@@ -17,10 +17,13 @@ from penstock import (
     Error,
     Event,
     Failed,
+    FunctionCall,
+    FunctionDefinition,
     InvalidJob,
     Job,
     Message,
     PoolingParams,
+    ReasoningMarkers,
     RepetitionDetection,
     SamplingParams,
     Score,
@@ -28,6 +31,8 @@ from penstock import (
     TextPart,
     TokenLogprob,
     Tokens,
+    Tool,
+    ToolCall,
     TopLogprob,
     Usage,
 )
@@ -137,6 +142,50 @@ GOLDEN_JOBS += [
     ),
 ]
 
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+GOLDEN_JOBS += [
+    (
+        b'{"messages":[{"role":"user","content":"1 + 2?"},{"role":"assistant","tool_calls":[{"id":"call_1",'
+        b'"function":{"name":"add","arguments":"{\\"a\\":1}"},"type":"function"}],"reasoning":"hm"},'
+        b'{"role":"tool","content":"3","tool_call_id":"call_1"},{"role":"assistant","reasoning":"so"}],'
+        b'"tools":[{"type":"function","function":{"name":"add","description":"Adds.",'
+        b'"parameters":{"type":"object"},"strict":true}},{"type":"function","function":{"name":"now"}}],'
+        b'"documents":[{"title":"a","text":"b"}],"add_generation_prompt":false,"continue_final_message":true,'
+        b'"add_special_tokens":false,"truncate_prompt_tokens":-1,"echo":true,'
+        b'"traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}',
+        Job(
+            messages=[
+                Message(role="user", content="1 + 2?"),
+                Message(
+                    role="assistant",
+                    tool_calls=[
+                        ToolCall(id="call_1", function=FunctionCall(name="add", arguments='{"a":1}'))
+                    ],
+                    reasoning="hm",
+                ),
+                Message(role="tool", content="3", tool_call_id="call_1"),
+                Message(role="assistant", reasoning="so"),
+            ],
+            tools=[
+                Tool(
+                    function=FunctionDefinition(
+                        name="add", description="Adds.", parameters={"type": "object"}, strict=True
+                    )
+                ),
+                Tool(function=FunctionDefinition(name="now")),
+            ],
+            documents=[{"title": "a", "text": "b"}],
+            add_generation_prompt=False,
+            continue_final_message=True,
+            add_special_tokens=False,
+            truncate_prompt_tokens=-1,
+            echo=True,
+            traceparent=TRACEPARENT,
+        ),
+    ),
+]
+
 LOGPROB = TokenLogprob(
     token_id=12,
     token="a",
@@ -214,6 +263,18 @@ GOLDEN_EVENTS += [
             embedding=[0.5, -0.25],
         ),
     ),
+    (
+        b'{"type":"done","outputs":[],"usage":{"prompt_tokens":2,"completion_tokens":3,"reasoning_tokens":1},'
+        b'"model":"tiny","prompt":"ab","prompt_tokens":["a","b"],"prompt_token_ids":[97,98]}',
+        Done(
+            outputs=[],
+            usage=Usage(prompt_tokens=2, completion_tokens=3, reasoning_tokens=1),
+            model="tiny",
+            prompt="ab",
+            prompt_tokens=["a", "b"],
+            prompt_token_ids=[97, 98],
+        ),
+    ),
 ]
 
 
@@ -245,6 +306,20 @@ def test_golden_heartbeat() -> None:
     shown = msgspec.structs.replace(heartbeat, defaults={"temperature": 0.5})
     assert encode_heartbeat(shown) == more
     assert decode_heartbeat(more) == shown
+    most = more.replace(
+        b"0.5}}",
+        b'0.5},"max_model_len":4096,"started_ms":1690000000000,"tool_format":"hermes",'
+        b'"reasoning":{"start":"<think>","end":"</think>","opened":true}}',
+    )
+    whole = msgspec.structs.replace(
+        shown,
+        max_model_len=4096,
+        started_ms=1690000000000,
+        tool_format="hermes",
+        reasoning=ReasoningMarkers(start="<think>", end="</think>", opened=True),
+    )
+    assert encode_heartbeat(whole) == most
+    assert decode_heartbeat(most) == whole
 
 
 text = st.text(min_size=1, max_size=50)  # hypothesis leaves out lone surrogates, as UTF-8 does
@@ -277,16 +352,42 @@ sampling_params = st.builds(
     repetition_detection=st.none()
     | st.builds(RepetitionDetection, max_pattern_size=st.integers(1, 1024), min_count=st.integers(2, 1024)),
 )
-messages = st.builds(
-    Message, role=text, content=st.text() | st.lists(st.builds(TextPart, text=st.text()), max_size=3)
+calls = st.builds(
+    ToolCall, id=st.text(), function=st.builds(FunctionCall, name=st.text(), arguments=st.text())
 )
+contents = st.text() | st.lists(st.builds(TextPart, text=st.text()), max_size=3)
+messages = st.builds(
+    Message,
+    role=text,
+    content=contents,
+    tool_calls=st.none() | st.lists(calls, max_size=2),
+    tool_call_id=st.none() | st.text(),
+    reasoning=st.none() | st.text(),
+) | st.builds(Message, role=text, tool_calls=st.lists(calls, min_size=1, max_size=2))
 json_values: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
 )
+tools = st.builds(
+    Tool,
+    function=st.builds(
+        FunctionDefinition,
+        name=st.from_regex(r"\A[a-zA-Z0-9_-]{1,64}\Z"),
+        description=st.none() | st.text(),
+        parameters=st.none() | st.dictionaries(st.text(), json_values, max_size=2),
+        strict=st.none() | st.booleans(),
+    ),
+)
 prompts = st.one_of(
     st.fixed_dictionaries({"prompt": text}),
-    st.fixed_dictionaries({"messages": st.lists(messages, min_size=1, max_size=4)}),
+    st.fixed_dictionaries(
+        {"messages": st.lists(messages, min_size=1, max_size=4)},
+        optional={
+            "tools": st.lists(tools, max_size=2),
+            "documents": st.lists(st.dictionaries(st.text(), json_values, max_size=2), max_size=2),
+            "add_generation_prompt": st.booleans(),
+        },
+    ),
     st.fixed_dictionaries({"prompt_token_ids": token_ids}),
 )
 jobs = st.builds(
@@ -299,6 +400,10 @@ jobs = st.builds(
     row=st.none() | st.integers(0, 2**53 - 1),
     chat_template_kwargs=st.dictionaries(st.text(), json_values, max_size=3),
     result_ttl_s=st.none() | st.integers(1, 30 * 86400),
+    add_special_tokens=st.none() | st.booleans(),
+    truncate_prompt_tokens=st.none() | st.just(-1) | st.integers(1, 2**40),
+    echo=st.booleans(),
+    traceparent=st.none() | st.just(TRACEPARENT),
 )
 
 
@@ -355,6 +460,72 @@ BAD_JOBS: list[tuple[str, bytes, str]] = [
         "unknown field of a message",
         b'{"messages":[{"role":"user","contents":"x"}]}',
         "did you mean `content`?",
+    ),
+    *(
+        ("unknown field of a part", b'{"messages":[{"role":"assistant","content":"x",%s}]}' % given, words)
+        for given, words in (
+            (b'"tool_calls":[{"id":"a","functio":{}}]', "did you mean `function`?"),
+            (b'"tool_calls":[{"id":"a","function":{"name":"f","args":"{}"}}]', "did you mean `arguments`?"),
+        )
+    ),
+    (
+        "unknown field of a text part",
+        b'{"messages":[{"role":"user","content":[{"texts":"x"}]}]}',
+        "unknown field `texts` at `$.messages[0].content[0]`; did you mean `text`?",
+    ),
+    (
+        "unknown field of a tool",
+        b'{"messages":[{"role":"user","content":"x"}],"tools":[{"functions":{"name":"f"}}]}',
+        "did you mean `function`?",
+    ),
+    (
+        "unknown field of a function",
+        b'{"messages":[{"role":"user","content":"x"}],"tools":[{"function":{"name":"f","parameter":{}}}]}',
+        "did you mean `parameters`?",
+    ),
+    (
+        "a function's odd name",
+        b'{"messages":[{"role":"user","content":"x"}],"tools":[{"function":{"name":"f()"}}]}',
+        "$.tools[0].function.name",
+    ),
+    *(
+        ("a message without content", b'{"messages":[%s]}' % given, words)
+        for given, words in (
+            (b'{"role":"user"}', "a message of role `user` has no `content`"),
+            (b'{"role":"user","content":null,"reasoning":"x"}', "or an assistant's with `reasoning`"),
+            (b'{"role":"assistant","tool_calls":[]}', "only one with `tool_calls`"),
+        )
+    ),
+    *(
+        (
+            "between two fields",
+            job_with(**given),
+            f"`{next(iter(given))}` is for `messages`; this job has `prompt`",
+        )
+        for given in (
+            {"tools": []},
+            {"documents": []},
+            {"add_generation_prompt": False},
+            {"continue_final_message": True},
+        )
+    ),
+    (
+        "between two fields",
+        b'{"messages":[{"role":"assistant","content":"x"}],"continue_final_message":true}',
+        "to continue the last message, set `add_generation_prompt` to false",
+    ),
+    ("truncated to nothing", job_with(truncate_prompt_tokens=0), "`truncate_prompt_tokens` is 0"),
+    ("truncated to less", job_with(truncate_prompt_tokens=-2), "its range: -1 or more"),
+    *(
+        ("a traceparent that is none", job_with(traceparent=given), "at `$.traceparent`")
+        for given in (
+            "",
+            TRACEPARENT.upper(),
+            TRACEPARENT.replace("00-4", "ff-4"),
+            "00-" + "0" * 32 + TRACEPARENT[35:],
+            TRACEPARENT[:36] + "0" * 16 + "-01",
+            TRACEPARENT + "\n",
+        )
     ),
     ("a long unknown field", job_with(**{"x" * 1_000_000: 1}), "unknown field `xxx"),
     ("an odd unknown field", job_with(**{"\n" * 1_000_000: 1}), "unknown field"),

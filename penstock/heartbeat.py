@@ -1,0 +1,58 @@
+"""What a consumer says of itself and of its model."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Struct
+
+
+class ReasoningMarkers(Struct, frozen=True, kw_only=True):
+    """Between which texts the model's outputs reason."""
+
+    start: str
+    end: str
+    opened: bool
+    """Whether the chat template itself writes the start marker, so that outputs begin inside."""
+
+
+class Heartbeat(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a consumer says of itself in the hash `consumers`, under its name."""
+
+    model: str
+    phase: str
+    """`ready`, `draining`, or what the engine is doing before it is ready."""
+    at_ms: int
+    """Server time of this heartbeat."""
+    interval_ms: int
+    """Time to the next one; a consumer silent for three intervals is taken for dead."""
+    max_num_seqs: int = 0
+    num_running: int = 0
+    defaults: dict[str, float] = {}
+    """Sampling parameters that the model's generation_config.json sets where a job does not."""
+
+    max_model_len: int = 0
+    """The model's window: tokens of a prompt and its output together."""
+    started_ms: int = 0
+    """Unix time in milliseconds, by its own clock, at which the consumer was started."""
+    tool_format: str | None = None
+    """How the model writes tool calls, one of the names in docs/wire.md; `None` where that is not known."""
+    reasoning: ReasoningMarkers | None = None
+    """`None` where the model's chat template marks no reasoning."""
+
+    def alive(self, now_ms: int) -> bool:
+        """Whether the consumer is to be counted on at server time `now_ms`."""
+        return now_ms - self.at_ms <= 3 * self.interval_ms
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Heartbeat)
+
+
+def encode_heartbeat(heartbeat: Heartbeat) -> bytes:
+    """Encode a heartbeat for the hash `consumers`."""
+    return _encoder.encode(heartbeat)
+
+
+def decode_heartbeat(data: bytes | str) -> Heartbeat:
+    """Decode a heartbeat; raises `msgspec.DecodeError` where the bytes are not one of ours."""
+    return _decoder.decode(data)
