@@ -108,6 +108,52 @@ class Keys(Struct, frozen=True):
         """Hash of consumer name to heartbeat."""
         return self._key("consumers")
 
+    @property
+    def gateway_keys(self) -> str:
+        """Hash of key id to what the gateway knows of it, where keys are kept on the server."""
+        return self._key("gateway", "keys")
+
+    @property
+    def gateway_secret(self) -> str:
+        """String by which gateways sign the ids of jobs that they give to tenants."""
+        return self._key("gateway", "secret")
+
+    def gateway_rate(self, key_id: str) -> str:
+        """String: when a key's requests, each put off by its share of a minute, are used up."""
+        return self._key("gateway", "rate", key_id)
+
+    def gateway_held(self, key_id: str) -> str:
+        """Sorted set of what a key has under way, by when it is forgotten unless somebody says otherwise."""
+        return self._key("gateway", "held", key_id)
+
+    def gateway_held_tokens(self, key_id: str) -> str:
+        """String: the sum of the tokens that a key has under way."""
+        return self._key("gateway", "held", key_id, "tokens")
+
+    @property
+    def gateway_webhooks(self) -> str:
+        """Hash of a webhook's id to its URL, events and secret, where keys are kept on the server."""
+        return self._key("gateway", "webhooks")
+
+    @property
+    def gateway_watched(self) -> str:
+        """Sorted set of jobs whose end is to be told, by when somebody has to look after them."""
+        return self._key("gateway", "watched")
+
+    @property
+    def gateway_due(self) -> str:
+        """Sorted set of deliveries that are to be made, by when."""
+        return self._key("gateway", "due")
+
+    @property
+    def gateway_undelivered(self) -> str:
+        """Sorted set of deliveries that were given up, by when."""
+        return self._key("gateway", "undelivered")
+
+    def gateway_delivery(self, delivery_id: str) -> str:
+        """String: one delivery."""
+        return self._key("gateway", "delivery", delivery_id)
+
 
 class JobId(Struct, frozen=True):
     """A job id is a locator: `LANE.ENTRY` for a raw entry, `LANE.ENTRY.NONCE` for one from a client.

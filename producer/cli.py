@@ -17,7 +17,9 @@ except ImportError:
 from penstock.errors import PenstockError
 from penstock.keys import DEFAULT_LANE
 from producer.flags import SERVER, DeliveryFlags, PromptFlags, ReplyFlags, SamplingFlags, ServerFlags
+from producer.gateway.flags import GATEWAY, Folder, GatewayFlags, settings_beside, settings_of
 from producer.operate import dead, lanes, pause, resume
+from producer.tenants import keys, webhooks
 
 CONSUMER = Group("Consumer", sort_key=13)
 TRY = Group("Try it", sort_key=0)
@@ -28,7 +30,7 @@ OTHER = Group("Other", sort_key=4)
 _EXAMPLES = """\
 Examples:
   penstock demo                              prove that it all works
-  penstock up                                server and consumer, here
+  penstock up                                server, consumer and gateway, here
   penstock submit "What is 12 + 30?"         from another terminal
   penstock run rows.jsonl -o answers.jsonl   a dataset; resumes when run again
 """
@@ -41,6 +43,13 @@ Examples:
 _CONSUMER = """\
 Example:
   penstock consumer --redis redis://queue:6379 --model Qwen/Qwen3-8B
+"""
+_GATEWAY = """\
+Examples:
+  penstock gateway                                  of the embedded server, on 127.0.0.1:8000
+  penstock gateway --redis redis://queue:6379 --host 0.0.0.0 --tls-certificate cert.pem --tls-key key.pem
+
+Exit status: 0 drained; 1 it could not start; 130 ended at once by a second Ctrl-C.
 """
 _SUBMIT = """\
 Examples:
@@ -91,6 +100,10 @@ _Reply = Annotated[ReplyFlags, Parameter(name="*")]
 _Prompt = Annotated[PromptFlags, Parameter(name="*")]
 _Model = Annotated[str | None, Parameter(env_var="PENSTOCK_MODEL", group=CONSUMER)]
 _Port = Annotated[int | None, Parameter(group=SERVER)]
+_GatewayPort = Annotated[int | None, Parameter(group=GATEWAY)]
+_WithGateway = Annotated[bool, Parameter(name="--gateway", group=GATEWAY, show_default=False)]
+_Gateway = Annotated[GatewayFlags, Parameter(name="*")]
+_AS_SET = GatewayFlags()
 _Passed = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
 _NO_SERVER_NAMED = ServerFlags()
 _NO_SAMPLING = SamplingFlags()
@@ -98,7 +111,7 @@ _WAIT = ReplyFlags()
 _CHAT = PromptFlags()
 _STANDARD = DeliveryFlags()
 
-for _verbs in (dead, lanes, pause, resume):
+for _verbs in (dead, lanes, pause, resume, keys, webhooks):
     app.command(_verbs)
 
 
@@ -134,12 +147,17 @@ def doctor(*, model: _Model = None, server: _Server = _NO_SERVER_NAMED) -> int:
 
 @app.command(group=SERVE, sort_key=1, help_epilogue=_UP)
 def up(
-    *consumer_flags: _Passed, model: _Model = None, port: _Port = None, server: _Server = _NO_SERVER_NAMED
+    *consumer_flags: _Passed,
+    model: _Model = None,
+    port: _Port = None,
+    gateway: _WithGateway = True,
+    gateway_port: _GatewayPort = None,
+    server: _Server = _NO_SERVER_NAMED,
 ) -> int:
-    """Run a server and a consumer on this machine; Ctrl-C drains.
+    """Run a server, a consumer and a gateway on this machine; Ctrl-C drains.
 
-    With --redis, only the consumer. Flags not listed here go to the consumer: --max-num-seqs N, --grace-s S
-    and others; `python -m consumer --help` lists them.
+    With --redis, only consumer and gateway. Flags not listed here go to the consumer: --max-num-seqs N,
+    --grace-s S and others; `python -m consumer --help` lists them.
 
     Parameters
     ----------
@@ -147,10 +165,15 @@ def up(
         A folder or a Hugging Face Hub id; by default the tiny model.
     port
         Let the embedded server also listen on this TCP port of 127.0.0.1.
+    gateway
+        Serve OpenAI's API and the page as well; further settings of it by PENSTOCK_GATEWAY_….
+    gateway_port
+        Where; by default 8000, or the next free port.
     """
     from producer.up import run_up
 
-    return run_up(server.where, model, consumer_flags, port)
+    beside = settings_beside(gateway_port) if gateway else None
+    return run_up(server.where, model, consumer_flags, port, gateway=beside)
 
 
 @app.command(group=SERVE, sort_key=2, help_epilogue=_CONSUMER)
@@ -168,6 +191,23 @@ def consumer(*consumer_flags: _Passed, model: _Model = None, server: _Server = _
     from producer.up import become_consumer
 
     return become_consumer(server.where, model, consumer_flags)
+
+
+@app.command(group=SERVE, sort_key=3, help_epilogue=_GATEWAY)
+def gateway(
+    *, settings: _Gateway = _AS_SET, folder: Folder = None, server: _Server = _NO_SERVER_NAMED
+) -> int:
+    """Serve OpenAI's API, penstock's own and a page, over a queue that runs; SIGTERM drains.
+
+    Parameters
+    ----------
+    folder
+        For keys, and files where --storage names nothing else; by default `gateway` in the data folder.
+    """
+    from producer.gateway.command import run_gateway
+    from producer.where import find_server
+
+    return run_gateway(settings_of(vars(settings), server.where, find_server(server.where), folder))
 
 
 @app.command(group=ASK, sort_key=1, help_epilogue=_SUBMIT)

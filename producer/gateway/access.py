@@ -14,6 +14,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from producer.gateway.caller import Caller
 from producer.gateway.errors import Forbidden, Unauthorized
+from producer.gateway.limits import bounded_receive, check_media_type
 
 PUBLIC: Final = {"public": True}
 OPERATOR: Final = {"operator": True}
@@ -32,16 +33,8 @@ class Door(Protocol):
         ...
 
 
-class OpenDoor:
-    """No keys: everybody is the same caller, and an operator."""
-
-    async def enter(self, connection: ASGIConnection[Any, Any, Any, Any]) -> Caller:
-        """See `Door.enter`."""
-        return Caller(is_operator=True)
-
-
 class Access(ASGIMiddleware):
-    """Puts the caller into the connection's `auth`, or answers 401 or 403."""
+    """Puts the caller into the connection's `auth`, or answers 401, 403 or 429."""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
         """Lets a request through to its route."""
@@ -50,11 +43,14 @@ class Access(ASGIMiddleware):
             await next_app(scope, receive, send)
             return
         connection: ASGIConnection[Any, Any, Any, Any] = ASGIConnection(scope)
-        caller = await scope["litestar_app"].state.gateway.door.enter(connection)
+        gateway = scope["litestar_app"].state.gateway
+        caller = await gateway.door.enter(connection)
+        await gateway.meter.count(caller)
+        check_media_type(scope["route_handler"], dict(scope["headers"]))
         if opt.get("operator") and not caller.is_operator:
             raise Forbidden("this key may not do that; it takes an operator's key", code="operator_only")
         scope["auth"] = caller
-        await next_app(scope, receive, send)
+        await next_app(scope, bounded_receive(receive, gateway.settings.body_timeout_s), send)
 
 
 def bearer(connection: ASGIConnection[Any, Any, Any, Any]) -> str:

@@ -10,27 +10,40 @@ from litestar import Litestar
 from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
 from litestar.di import Provide
-from litestar.openapi import OpenAPIConfig
-from litestar.openapi.spec import Components, SecurityScheme
 from litestar.types import ControllerRouterHandler
 
 from penstock.client import Client
 from penstock.keys import Keys
 from penstock.link import Link
 from producer.gateway import health
-from producer.gateway.access import Access, Door, OpenDoor
+from producer.gateway.access import Access
+from producer.gateway.doors import make_door
 from producer.gateway.gateway import Gateway
-from producer.gateway.meter import NoMeter
+from producer.gateway.handles import JobHandles
+from producer.gateway.keys import open_ring
+from producer.gateway.meter import ServerMeter
 from producer.gateway.openai import models
+from producer.gateway.openapi import ApiDescription
+from producer.gateway.queue import consumers, dead, events, jobs, lanes
 from producer.gateway.replies import HANDLERS
 from producer.gateway.served import Served
 from producer.gateway.settings import GatewaySettings
+from producer.gateway.webhooks import routes as webhook_routes
+from producer.gateway.webhooks.endpoints import open_webhooks
+from producer.gateway.webhooks.events import Events
+from producer.gateway.webhooks.sender import Sender
 
 ROUTES: Final[tuple[ControllerRouterHandler, ...]] = (
     health.live,
     health.ready,
     models.list_models,
     models.get_model,
+    *jobs.ROUTES,
+    *events.ROUTES,
+    *lanes.ROUTES,
+    *dead.ROUTES,
+    *consumers.ROUTES,
+    *webhook_routes.ROUTES,
 )
 
 
@@ -43,6 +56,7 @@ def make_app(settings: GatewaySettings) -> Litestar:
             app.state.gateway = gateway
             yield
 
+    described = ApiDescription()
     return Litestar(
         route_handlers=ROUTES,
         lifespan=[lifespan],
@@ -51,7 +65,9 @@ def make_app(settings: GatewaySettings) -> Litestar:
         exception_handlers=HANDLERS,
         request_max_body_size=settings.max_body_bytes,
         cors_config=CORSConfig(allow_origins=list(settings.cors_origins)) if settings.cors_origins else None,
-        openapi_config=_openapi(),
+        openapi_config=described.config,
+        plugins=[described.schemas],
+        logging_config=None,  # the program's own
         debug=False,
     )
 
@@ -63,36 +79,27 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
     link = Link(settings.redis)
     try:
         async with Client(settings.redis, settings.shard) as client:
-            yield Gateway(
-                settings=settings,
-                client=client,
-                link=link,
-                keys=keys,
-                door=_door(settings),
-                served=Served(link, keys),
-                meter=NoMeter(),
-            )
+            webhooks = open_webhooks(settings, link, keys.gateway_webhooks)
+            async with (
+                ServerMeter(link, keys) as meter,
+                Sender(private=settings.private_webhooks) as sender,
+                Events(client, link, keys, webhooks, sender) as events,
+            ):
+                yield Gateway(
+                    settings=settings,
+                    client=client,
+                    link=link,
+                    keys=keys,
+                    door=make_door(settings, open_ring(settings, link, keys.gateway_keys)),
+                    served=Served(link, keys),
+                    meter=meter,
+                    handles=JobHandles(link, keys),
+                    events=events,
+                    webhooks=webhooks,
+                )
     finally:
         await link.aclose()
 
 
 def _gateway(state: State) -> Gateway:
     return state.gateway
-
-
-def _door(settings: GatewaySettings) -> Door:
-    return OpenDoor()
-
-
-def _openapi() -> OpenAPIConfig:
-    return OpenAPIConfig(
-        title="penstock",
-        version="1",
-        description="Batch inference over Redis streams, by OpenAI's API and penstock's own.",
-        path="/schema",
-        security=[{"key": []}],
-        components=Components(
-            security_schemes={"key": SecurityScheme(type="http", scheme="bearer")},
-        ),
-        use_handler_docstrings=True,
-    )

@@ -5,8 +5,10 @@ ApiError
 ├── Unauthorized      401  authentication_error
 ├── Forbidden         403  permission_error
 ├── NotFound          404  invalid_request_error
+├── TooLate           408  invalid_request_error
 ├── Conflict          409  invalid_request_error
 ├── TooLarge          413  invalid_request_error
+├── WrongType         415  invalid_request_error
 ├── TooMany           429  rate_limit_error, with Retry-After
 ├── Unavailable       503  server_error, with Retry-After
 └── TooSlow           504  timeout_error
@@ -92,6 +94,13 @@ class NotFound(ApiError):
     kind = "invalid_request_error"
 
 
+class TooLate(ApiError):
+    """The body did not come."""
+
+    status = 408
+    kind = "invalid_request_error"
+
+
 class Conflict(ApiError):
     """Not in the state that things are in."""
 
@@ -103,6 +112,13 @@ class TooLarge(ApiError):
     """More bytes than the gateway takes."""
 
     status = 413
+    kind = "invalid_request_error"
+
+
+class WrongType(ApiError):
+    """The body is of a media type that the route does not take."""
+
+    status = 415
     kind = "invalid_request_error"
 
 

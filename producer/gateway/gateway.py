@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeAlias
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
+from litestar import Request
 from litestar.di import NamedDependency
 
 from penstock.client import Client
 from penstock.keys import Keys
 from penstock.link import Link
 from producer.gateway.access import Door
+from producer.gateway.caller import Caller
+from producer.gateway.handles import JobHandles
 from producer.gateway.meter import Meter
 from producer.gateway.served import Served
 from producer.gateway.settings import GatewaySettings
+from producer.gateway.webhooks.endpoints import Webhooks
+from producer.gateway.webhooks.events import Events
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +38,18 @@ class Gateway:
     """What the queue serves now."""
     meter: Meter
     """What callers have under way, against their limits."""
+    handles: JobHandles
+    """Which jobs are whose."""
+    events: Events
+    """Tells tenants of ends, by webhook."""
+    webhooks: Webhooks
+    """Where they want to be told."""
+    closing: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the gateway drains: streams that can be resumed end."""
 
+
+CallersRequest: TypeAlias = Request[Any, Caller, Any]
+"""A request that passed the door: `auth` says who asks."""
 
 GatewayHere: TypeAlias = NamedDependency[Gateway]
 """As routes ask for it."""

@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from litestar import Request, Response
-from litestar.exceptions import HTTPException, ValidationException
+from litestar.exceptions import HTTPException, SerializationException, ValidationException
 from litestar.types import ExceptionHandlersMap
 
 from penstock.errors import InvalidJob, InvalidJobId, JobLost, QueueFull, ServerError, ServerUnavailable
@@ -67,11 +67,17 @@ def _on_http(_: _AnyRequest, error: HTTPException) -> Response[ErrorReply]:
     status = error.status_code
     if status == 413:
         return reply_of(TooLarge(error.detail, code="request_too_large"))
+    if isinstance(error.__cause__, SerializationException):
+        return reply_of(BadRequest(f"the body is not JSON: {error.detail}", code="invalid_json"))
     if status >= 500:
         log.error("a request failed", exc_info=error)
     kind = "invalid_request_error" if status < 500 else "server_error"
     body = ErrorReply(ErrorBody(message=error.detail, type=kind))
     return Response(body, status_code=status, headers=error.headers)
+
+
+def _on_nesting(_: _AnyRequest, error: Exception) -> Response[ErrorReply]:
+    return reply_of(BadRequest("the body is nested too deeply", code="invalid_json"))
 
 
 def _on_unforeseen(request: _AnyRequest, error: Exception) -> Response[ErrorReply]:
@@ -89,5 +95,6 @@ HANDLERS: ExceptionHandlersMap = {
     ServerError: _on_own,
     ValidationException: _on_validation,
     HTTPException: _on_http,
+    RecursionError: _on_nesting,
     Exception: _on_unforeseen,
 }

@@ -11,6 +11,8 @@ import uvicorn
 from litestar import Litestar
 
 from penstock.errors import PenstockError
+from producer.gateway.gateway import Gateway
+from producer.gateway.limits import bounded_protocol
 from producer.gateway.settings import GatewaySettings
 
 
@@ -60,13 +62,18 @@ class GatewayServer:
     """A gateway in this process's event loop."""
 
     def __init__(self, app: Litestar, settings: GatewaySettings) -> None:
+        self._app = app
         self._server = _Server(
             uvicorn.Config(
                 app,
                 log_config=None,
                 access_log=False,
+                server_header=False,
                 lifespan="on",
-                timeout_graceful_shutdown=10,
+                ws="none",
+                http=bounded_protocol(settings),
+                timeout_keep_alive=settings.keep_alive_s,
+                timeout_graceful_shutdown=settings.grace_s,
                 ssl_certfile=settings.tls_certificate,
                 ssl_keyfile=settings.tls_key,
             )
@@ -88,5 +95,12 @@ class GatewayServer:
         await self._server.listening.wait()
 
     def stop(self) -> None:
-        """Ends `run` once requests under way are answered."""
+        """Ends `run` once requests under way are answered; streams that can be resumed end at once."""
+        gateway: Gateway | None = self._app.state.get("gateway")
+        if gateway is not None:
+            gateway.closing.set()
         self._server.should_exit = True
+
+    def kill(self) -> None:
+        """Ends `run` without waiting for anything, after `stop`."""
+        self._server.force_exit = True

@@ -38,6 +38,16 @@ class GatewaySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """How long a request waits for its answer before it is told 504; its job is then cancelled."""
     strict_batches: bool = False
     """Fail a whole batch for a bad line, as OpenAI does, instead of the line alone."""
+    body_timeout_s: Annotated[float, Meta(gt=0)] = 30.0
+    """Longest silence in the middle of a request's body; it is then told 408."""
+    header_timeout_s: Annotated[float, Meta(gt=0)] = 10.0
+    """How long a connection may take to send a request's headers."""
+    max_header_bytes: Annotated[int, Meta(ge=1024)] = 64 * 1024
+    """Of a request's line and headers."""
+    keep_alive_s: Annotated[int, Meta(ge=1)] = 60
+    """How long a connection without a request stays open."""
+    grace_s: Annotated[int, Meta(ge=0)] = 10
+    """How long a drain waits for answers that are under way."""
     private_webhooks: bool = False
     """Let webhooks go to private and loopback addresses."""
     tls_certificate: Path | None = None

@@ -22,6 +22,8 @@ import pytest
 from producer.cli import main
 
 STAND_IN = Path(__file__).parent / "stand_in"
+STAND_IN_PATH = f"{STAND_IN}{os.pathsep}{Path(__file__).parents[2]}"
+"""For PYTHONPATH: the stand-in for the consumer, and behind it the very code that is tested."""
 
 
 class Program:
@@ -68,9 +70,10 @@ class Program:
 
     def _start(self, command: list[str], env: dict[str, str]) -> subprocess.Popen[str]:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK")}
-        stand_in = {"PYTHONPATH": str(STAND_IN), "STAND_IN_LOG": str(self.log), "PENSTOCK_MODEL": "stand-in"}
+        stand_in = {"PYTHONPATH": STAND_IN_PATH, "STAND_IN_LOG": str(self.log), "PENSTOCK_MODEL": "stand-in"}
         named = "PENSTOCK_REDIS" in env or not {"--redis", "--data"}.isdisjoint(command)
         place = {} if named else {"PENSTOCK_DATA": str(self.data)}
+        place["PENSTOCK_GATEWAY_PORT"] = "0"  # tests run beside each other
         pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         process = subprocess.Popen(
             command, cwd=self.folder, env={**clean, **stand_in, **place, **env}, text=True, **pipes

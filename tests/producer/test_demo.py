@@ -8,14 +8,14 @@ import pytest
 
 from producer import demo, locks
 from producer.demo import run_demo
-from tests.producer.conftest import STAND_IN, Program, servers, write_rows
+from tests.producer.conftest import STAND_IN_PATH, Program, servers, write_rows
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     # `python -m consumer` looks in the current folder first, then where PYTHONPATH says.
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(STAND_IN))
+    monkeypatch.setenv("PYTHONPATH", STAND_IN_PATH)
     monkeypatch.setattr("producer.dataset.model_flags", lambda model: ("--model", "stand-in"))
     return tmp_path / "demo"
 

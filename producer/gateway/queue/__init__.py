@@ -1,0 +1,1 @@
+"""Penstock's own routes: jobs, lanes, dead letters, consumers."""
