@@ -106,6 +106,7 @@ class Consumer:
                     tasks.start(self._engine.watch(lambda: self._runs.engine_has_work))
                     tasks.start(self._runs.expire())
                     tasks.start(self._publisher.run())
+                    tasks.start(self._pulse.tell(lambda: self._runs.counts.num_computed_tokens))
                     await tasks.unless(self._stop, asyncio.Event().wait())
                     claiming.cancel()
                     await asyncio.gather(claiming, return_exceptions=True)
@@ -181,7 +182,7 @@ class Consumer:
         return retry_delay_ms(self._settings.retry_delay_s, num_failures, self._settings.lease_ms)
 
     def _beat(self) -> Heartbeat:
-        served = self._engine.served
+        served, counts = self._engine.served, self._runs.counts
         return Heartbeat(
             model=self._settings.model_name,
             phase="draining" if self._stop.is_set() else self._engine.phase,
@@ -194,6 +195,10 @@ class Consumer:
             started_ms=self._started_ms,
             tool_format=served.markers.tool_format if served else None,
             reasoning=served.markers.reasoning if served else None,
+            num_waiting=counts.num_waiting,
+            kv_usage=round(counts.kv_usage(served.ready.num_blocks), 4) if served else 0.0,
+            prompt_tokens_total=counts.num_prompt_tokens,
+            generation_tokens_total=counts.num_generation_tokens,
         )
 
     # Ending

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 
 from consumer.deadlines import Deadlines
+from consumer.engine_counts import EngineCounts
 from consumer.engine_host import EngineHost
 from consumer.engine_process import EngineStartFailed
 from consumer.failures import error_of
@@ -50,6 +51,8 @@ class Runs:
         # dies with whatever it is given, every job would be found to be the cause, and the whole queue fail.
         self._suspect_cleared = False
         self._num_waiting = 0
+        self.counts = EngineCounts()
+        """What the engine has done."""
         self._sooner = asyncio.Event()
         self.backlog_ended = False
         """Whether the engine knows that the queue holds no more for now."""
@@ -165,6 +168,7 @@ class Runs:
 
     async def _take_step(self, step: Step) -> None:
         self._num_waiting = step.num_waiting
+        self.counts.take(step)
         self._end_expired()
         outputs = [(job, out) for out in step.outputs if (job := self._run_of(out.request_id))]
         digest = await self._threads.digest(outputs)
@@ -201,6 +205,7 @@ class Runs:
             EngineStartFailed: it dies again and again, and nothing is ever finished.
         """
         self._deaths_in_a_row += 1
+        self.counts.engine_died()
         self.backlog_ended = False  # nobody has told the next one
         blamed = self._quarantine.engine_died(self._jobs, self._max_engine_deaths)
         if blamed and self._suspect_cleared:

@@ -151,6 +151,9 @@ def serve(link: Link, engine: Engine) -> None:
                     num_preemptions=scheduler.num_preemptions,
                     num_prompt_tokens=scheduler.num_prompt_tokens,
                     num_cached_tokens=scheduler.num_cached_tokens,
+                    num_steps=engine.num_steps,
+                    num_computed_tokens=engine.num_computed_tokens,
+                    busy_us=engine.busy_ns // 1000,
                 )
             )
 
