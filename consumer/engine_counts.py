@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from msgspec import Struct
+
 from engine.messages import Step
 
 _SUMMED: Final = (
@@ -69,3 +71,13 @@ class EngineCounts:
         if self.num_free_blocks is None or not num_blocks:
             return 0.0
         return min(max(1 - self.num_free_blocks / num_blocks, 0.0), 1.0)
+
+
+class Moment(Struct, frozen=True, kw_only=True):
+    """What a consumer is at, when it is asked."""
+
+    counts: EngineCounts
+    num_leases: int
+    ready: bool
+    num_blocks: int
+    max_num_seqs: int
