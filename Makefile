@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN_PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
-.PHONY: demo test lint soak storm bench-step bench-grammars bench-queue bench-kernels bench-engine bench-engine-cpu gpu clean
+.PHONY: demo test test-js lint soak storm bench-step bench-grammars bench-queue bench-kernels bench-engine bench-engine-cpu bench-gateway fuzz-api gpu clean
 
 demo: $(VENV)/.installed $(VENV)/.native
 	$(BIN)/penstock demo
 
 test: $(VENV)/.installed-dev $(VENV)/.native
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+# OpenAI's JavaScript client against the gateway; wants node and npm, and the network the first time.
+test-js: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q -rs tests/producer/gateway/javascript/drive.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -44,6 +48,15 @@ bench-engine: $(VENV)/.installed-dev
 bench-engine-cpu: $(VENV)/.installed-dev $(VENV)/.native
 	$(BIN)/python -m benchmarks.engine --plan cpu --out benchmarks/results/engine-cpu.json --peer transformers \
 		$(if $(VLLM),vllm=$(VLLM)) $(if $(LLAMA_CPP),llama.cpp=$(LLAMA_CPP)) $(ARGS)
+
+# ARGS: what else to say, such as --path /v1/chat/completions --streams 1000.
+bench-gateway: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.gateway $(ARGS)
+
+# EXAMPLES: of each operation of the served OpenAPI document.
+EXAMPLES ?= 200
+fuzz-api: $(VENV)/.installed-dev
+	PENSTOCK_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -q --timeout 3600 tests/producer/gateway/test_fuzz.py
 
 gpu: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.gpu

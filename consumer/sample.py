@@ -26,6 +26,7 @@ class RunningSample:
             skip_special_tokens=params.skip_special_tokens,
             dropped_token_ids=served.markers.dropped(job),
         )
+        self._num_prompt_tokens = len(request.prompt_token_ids)
         self._text = Detokenizer(served.tokenizer.tokenizer, request.prompt_token_ids, rules)
         self._logprobs: list[TokenLogprob] = []
         self.finish_reason: FinishReason | None = None
@@ -98,6 +99,7 @@ class RunningSample:
             text_offset=offset,
             sample=self.index,
             fingerprint=self._served.ready.fingerprint,
+            prompt_tokens=None if before else self._num_prompt_tokens,
             logprobs=self._logprobs[before : before + len(ids)] if self._wants_logprobs else None,
         )
 

@@ -100,6 +100,8 @@ class Tokens(Struct, frozen=True, kw_only=True, tag="tokens", tag_field="type", 
     """Model and precision that made these tokens."""
     logprobs: list[TokenLogprob] | None = None
     """One for each of `token_ids`, where the job asks for them."""
+    prompt_tokens: int | None = None
+    """In a sample's first event: how many tokens the prompt has."""
 
 
 class Done(Struct, frozen=True, kw_only=True, tag="done", tag_field="type", omit_defaults=True):

@@ -2,7 +2,8 @@
 
 One XREAD BLOCK covers every followed stream. A stream that joins while it blocks wakes it by CLIENT UNBLOCK;
 where the server does not allow that (an ACL, a proxy), reads block only briefly instead. Reading takes
-nothing from the server, so that any of this may be cancelled or repeated at any time.
+nothing from the server, so that any of this may be cancelled or repeated at any time. A reader that is slower than
+its stream is read for no further than it can remember.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, Final
 
 from redis.asyncio.connection import AbstractConnection
@@ -56,8 +57,10 @@ def is_terminal(event_id: str) -> bool:
 class Subscription:
     """One reader's place in one stream."""
 
-    def __init__(self, key: str, after: EntryId) -> None:
+    def __init__(self, key: str, after: EntryId, on_room: Callable[[], None]) -> None:
+        """Begin behind `after`; `on_room` is called when a full one is read empty."""
         self.key = key
+        self._on_room = on_room
         self.after = after
         self.after_id = f"{after[0]}-{after[1]}"
         """`after` as text: thousands of them go into every read."""
@@ -82,8 +85,15 @@ class Subscription:
         self._error = error
         self._changed.set()
 
+    @property
+    def is_full(self) -> bool:
+        """Whether its reader is behind: no more is read for it, and the stream on the server is the buffer."""
+        return len(self._entries) >= READ_COUNT
+
     def ready(self) -> list[Entry]:
         """Entries that are here already."""
+        if self.is_full:
+            self._on_room()
         entries = list(self._entries)
         self._entries.clear()
         if not self._error:
@@ -128,16 +138,13 @@ class Follower:
         Raises:
             ValueError: `after` is not an entry id.
         """
-        subscription = Subscription(key, parse_entry_id(after))
+        subscription = Subscription(key, parse_entry_id(after), self._join)
         if self._closed:
             raise RuntimeError("the client is closed")
         self._streams.setdefault(key, []).append(subscription)
-        self._added += 1
-        self._wanted.set()
         if self._reading is None or self._reading.done():
             self._reading = asyncio.create_task(self._read_for_ever(), name="penstock-follower")
-        if self._connection_id is not None and (self._waking is None or self._waking.done()):
-            self._waking = asyncio.create_task(self._wake(), name="penstock-follower-wake")
+        self._join()
         try:
             yield subscription
         finally:
@@ -151,6 +158,13 @@ class Follower:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _join(self) -> None:
+        """A stream is to be read that the read under way may not know of."""
+        self._added += 1
+        self._wanted.set()
+        if self._connection_id is not None and (self._waking is None or self._waking.done()):
+            self._waking = asyncio.create_task(self._wake(), name="penstock-follower-wake")
 
     def _forget(self, subscription: Subscription) -> None:
         subscriptions = self._streams.get(subscription.key, [])
@@ -205,12 +219,17 @@ class Follower:
         """Read once from all streams, and hand out what came."""
         await self._wanted.wait()
         await asyncio.sleep(GATHER_S * len(self._streams))
-        keys = list(self._streams)
-        if not keys:
-            return
         self._known = self._added
         # Whoever joins during the read may be behind where it begins: it is not for them.
-        readers = {key: list(self._streams[key]) for key in keys}
+        readers = {
+            key: waiting
+            for key, all_of_it in self._streams.items()
+            if (waiting := [reader for reader in all_of_it if not reader.is_full])
+        }
+        if not readers:
+            self._wanted.clear()  # until somebody joins, or has read what there is
+            return
+        keys = list(readers)
         ids = [_least(readers[key]).after_id for key in keys]
         self._connection_id = connection_id
         try:

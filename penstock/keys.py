@@ -130,6 +130,10 @@ class Keys(Struct, frozen=True):
         """String: the sum of the tokens that a key has under way."""
         return self._key("gateway", "held", key_id, "tokens")
 
+    def gateway_reader(self, job_id: str) -> str:
+        """String: the sign of who took up a streamed job's events last."""
+        return self._key("gateway", "reader", job_id)
+
     @property
     def gateway_webhooks(self) -> str:
         """Hash of a webhook's id to its URL, events and secret, where keys are kept on the server."""

@@ -22,7 +22,8 @@ from producer.gateway.gateway import Gateway
 from producer.gateway.handles import JobHandles
 from producer.gateway.keys import open_ring
 from producer.gateway.meter import ServerMeter
-from producer.gateway.openai import models
+from producer.gateway.openai import chat, completions, embeddings, models
+from producer.gateway.openai.abandoned import Abandoned
 from producer.gateway.openapi import ApiDescription
 from producer.gateway.queue import consumers, dead, events, jobs, lanes
 from producer.gateway.replies import HANDLERS
@@ -38,6 +39,9 @@ ROUTES: Final[tuple[ControllerRouterHandler, ...]] = (
     health.ready,
     models.list_models,
     models.get_model,
+    *chat.ROUTES,
+    *completions.ROUTES,
+    *embeddings.ROUTES,
     *jobs.ROUTES,
     *events.ROUTES,
     *lanes.ROUTES,
@@ -84,6 +88,7 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
                 ServerMeter(link, keys) as meter,
                 Sender(private=settings.private_webhooks) as sender,
                 Events(client, link, keys, webhooks, sender) as events,
+                Abandoned(client, link, keys, settings.resume_grace_s) as abandoned,
             ):
                 yield Gateway(
                     settings=settings,
@@ -96,6 +101,7 @@ async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
                     handles=JobHandles(link, keys),
                     events=events,
                     webhooks=webhooks,
+                    abandoned=abandoned,
                 )
     finally:
         await link.aclose()

@@ -16,6 +16,7 @@ from producer.gateway.access import Door
 from producer.gateway.caller import Caller
 from producer.gateway.handles import JobHandles
 from producer.gateway.meter import Meter
+from producer.gateway.openai.abandoned import Abandoned
 from producer.gateway.served import Served
 from producer.gateway.settings import GatewaySettings
 from producer.gateway.webhooks.endpoints import Webhooks
@@ -44,6 +45,8 @@ class Gateway:
     """Tells tenants of ends, by webhook."""
     webhooks: Webhooks
     """Where they want to be told."""
+    abandoned: Abandoned
+    """Streams whose readers went away."""
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the gateway drains: streams that can be resumed end."""
 

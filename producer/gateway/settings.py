@@ -36,6 +36,8 @@ class GatewaySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     max_file_bytes: Annotated[int, Meta(ge=1024)] = 512 * MIB
     max_wait_s: Annotated[float, Meta(gt=0)] = 3600.0
     """How long a request waits for its answer before it is told 504; its job is then cancelled."""
+    resume_grace_s: Annotated[float, Meta(ge=0, le=3600)] = 10.0
+    """How long a stream whose reader went away can be taken up again before its job is cancelled."""
     strict_batches: bool = False
     """Fail a whole batch for a bad line, as OpenAI does, instead of the line alone."""
     body_timeout_s: Annotated[float, Meta(gt=0)] = 30.0

@@ -10,7 +10,8 @@ import pytest
 from redis.asyncio import Redis
 
 from penstock import Client, Job, ServerError
-from penstock.follower import event_of, parse_entry_id
+from penstock.follower import READ_COUNT, Entry, Follower, Subscription, event_of, parse_entry_id
+from penstock.link import Link
 from tests.penstock.support import KEYS, Worker, done, tokens
 
 
@@ -104,6 +105,34 @@ async def first_id(client: Client, job_id: str) -> str:
         async for event_id, _ in events:
             return event_id
     raise AssertionError("a stream ends with a terminal event")
+
+
+async def test_a_slow_reader_is_read_for_no_further_than_it_can_remember(redis_url: str, redis: Redis) -> None:
+    key, count = KEYS.result("standard.1-0"), 10 * READ_COUNT
+    for number in range(1, count + 1):
+        await redis.execute_command("XADD", key, f"{number}-0", "event", f"{number}")
+    expected = [(f"{number}-0", str(number).encode()) for number in range(1, count + 1)]
+    link = Link(redis_url)
+    follower = Follower(link)
+    try:
+        with follower.follow(key, "0-0") as slow:
+            with follower.follow(key, "0-0") as quick:  # of the same stream, and held up by nobody
+                assert await read_all(quick, count) == expected
+            first = slow.ready()
+            assert READ_COUNT <= len(first) < 2 * READ_COUNT
+            assert first + await read_all(slow, count - len(first)) == expected
+    finally:
+        await follower.aclose()
+        await link.aclose()
+
+
+async def read_all(subscription: Subscription, count: int) -> list[Entry]:
+    """So many entries."""
+    entries: list[Entry] = []
+    async with asyncio.timeout(20):
+        while len(entries) < count:
+            entries += await subscription.next(5)
+    return entries
 
 
 async def test_a_refused_read_is_an_error_not_a_wait(redis_url: str, redis: Redis) -> None:

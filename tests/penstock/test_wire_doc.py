@@ -63,6 +63,9 @@ def test_every_key_is_documented() -> None:
     names = Keys("SHARD")
     made = [names.jobs("LANE"), names.result("JOB_ID"), names.batch("ID"), names.batch_done("ID")]
     made += [names.lanes, names.deficits, names.attempts, names.dead, names.idempotency("KEY")]
+    made += [names.gateway_keys, names.gateway_webhooks, names.gateway_secret, names.gateway_watched]
+    made += [names.gateway_rate("KEY_ID"), names.gateway_held("KEY_ID"), names.gateway_held_tokens("KEY_ID")]
+    made += [names.gateway_due, names.gateway_undelivered, names.gateway_delivery("ID")]
     for key in [*made, names.control, names.consumers]:
         assert key in QUOTED
 
