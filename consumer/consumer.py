@@ -180,7 +180,9 @@ class Consumer:
         try:
             await self._broker.settle(job.lease, job.num_tokens)
         except ServerError as error:
-            log.info("what job %s has cost was not charged to its lane: %s", job.lease.key, error)
+            key = job.lease.key
+            words = "what job %s has cost was not charged to its lane: %s"
+            log.info(words, key, error, extra={"job": key})
 
     def _held(self) -> list[Lease]:
         return [*self._intake.admitting, *self._runs.held]

@@ -104,7 +104,9 @@ class Publisher:
     async def _give_up(self, lost: Sequence[Lease]) -> None:
         if not lost:
             return
-        log.warning("%d leases are lost, %s first: the jobs run or end elsewhere", len(lost), lost[0].key)
+        first = lost[0].key
+        words = "%d leases are lost, %s first: the jobs run or end elsewhere"
+        log.warning(words, len(lost), first, extra={"job": first})
         for lease in lost:
             self._on_lost(lease)
         # Where only the stream is gone, the lease is still ours: others may have it at once. But a server
@@ -125,9 +127,16 @@ class Publisher:
             key, words = ending.lease.key, ending.failure.error.message
             match outcome:
                 case "retry":
-                    log.warning("job %s failed and is tried again in %.1f s: %s", key, delay_ms / 1000, words)
+                    after_s = delay_ms / 1000
+                    log.warning(
+                        "job %s failed and is tried again in %.1f s: %s",
+                        key,
+                        after_s,
+                        words,
+                        extra={"job": key},
+                    )
                 case "dead":
-                    log.warning("job %s failed for the last time: %s", key, words)
+                    log.warning("job %s failed for the last time: %s", key, words, extra={"job": key})
                 case "lost":
                     lost.append(ending.lease)
         return lost

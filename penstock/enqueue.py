@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from itertools import islice
 
 import msgspec
@@ -45,6 +46,10 @@ class Cursor(msgspec.Struct, frozen=True):
 
     expected: str
     new: str
+
+
+EnqueueHook = Callable[[Job], AbstractContextManager[Job]]
+"""See `penstock.client.Client`."""
 
 
 class Chunk(msgspec.Struct):

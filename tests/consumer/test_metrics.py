@@ -104,12 +104,13 @@ async def test_numbers_are_those_of_the_jobs_that_were_sent(redis_url: str, tmp_
 
 
 async def test_attempts_deaths_and_lost_leases_are_counted(
-    redis: Redis, redis_url: str, tmp_path: Path
+    redis: Redis, redis_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     script = {"fails": ord("f"), "fail_at": 1, "fail_runs": 1, "die_after_tokens": 30, "step_s": 0.01}
     model = save_model(tmp_path / "scripted", script)
     async with measured(redis_url, model, retry_delay_s=0.05, lease_s=2) as (client, url):
-        await client.result(await client.submit(job("f", 3)), timeout=WAIT_S)
+        retried = await client.submit(job("f", 3))
+        await client.result(retried, timeout=WAIT_S)
         with pytest.raises(JobFailed):
             await client.result(await client.submit(job("f", 3, max_attempts=1)), timeout=WAIT_S)
         await client.result(await client.submit(job("a", 60)), timeout=WAIT_S)
@@ -121,6 +122,8 @@ async def test_attempts_deaths_and_lost_leases_are_counted(
         await redis.xack(Keys().jobs("standard"), "penstock", taken.split(".")[1])  # by hand
         found = await until(url, "penstock_lost_leases_total", 1)
 
+    told = [record.levelname for record in caplog.records if getattr(record, "job", None) == retried]
+    assert told == ["WARNING"]
     assert found.value("penstock_failed_attempts_total", error_type="engine_error") == 2
     assert found.value("penstock_dead_lettered_jobs_total", error_type="engine_error") == 1
     assert found.value("penstock_reclaimed_jobs_total") == 1
