@@ -26,10 +26,12 @@ class NativeKernels(BuildHookInterface):  # type: ignore[type-arg]  # its parame
         native_build = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(native_build)
         try:
-            libraries = native_build.build()
+            libraries, refused = native_build.build()
         except native_build.CompileError as error:
             self.app.display_warning(f"penstock is installed without its C++ kernels: {error}")
             return
+        for error in refused:
+            self.app.display_warning(f"the C++ kernels for one kind of processor are missing: {error}")
         build_data["artifacts"] += [str(NATIVE / library.name) for library in libraries]
         build_data["pure_python"] = False
         build_data["infer_tag"] = True

@@ -1,7 +1,8 @@
 """What a decode step costs around the model: `python -m benchmarks.step_overhead` (or `make bench-step`).
 
 Runs an engine on random weights, decodes a full batch, and prints the median time of each part of a step:
-schedule, input preparation, the attention's plan, forward, sample, update. Overhead is all of it but forward.
+schedule, input preparation, forward, sample, update. Overhead is all of it but forward, of which the
+attention's plan is a part, as it is of a recorded step.
 Writes the figures, with device, versions and commit, to benchmarks/results/.
 """
 
@@ -19,7 +20,6 @@ from typing import Any
 
 import torch
 
-import engine.runner as engine_runner
 from benchmarks.surroundings import surroundings
 from engine.batch import Batch
 from engine.config import EngineConfig
@@ -28,7 +28,7 @@ from engine.request import Request, RequestParams
 
 RESULTS = Path(__file__).parent / "results"
 MAX_CONTEXT = 8192
-PARTS = ("schedule", "prepare", "plan", "forward", "sample", "update")
+PARTS = ("schedule", "prepare", "forward", "sample", "update")
 
 SHAPES: dict[str, dict[str, Any]] = {
     "small": {
@@ -79,10 +79,7 @@ class StepTimer:
         self.engine = engine
         self.times: dict[str, list[float]] = {part: [] for part in PARTS}
         self._prepare = engine.runner.prepare
-        # forward calls prepare, and prepare plan_attention: their times are taken out of their callers'
-        engine.runner.prepare = self._timed_prepare
-        self._plan = engine_runner.plan_attention
-        engine_runner.plan_attention = self._timed_plan
+        engine.runner.prepare = self._timed_prepare  # by forward, whose time it is taken out of
 
     def step(self) -> None:
         """One step by its verbs, as Engine.step runs it."""
@@ -90,16 +87,8 @@ class StepTimer:
         batch = self._timed("schedule", scheduler.schedule)
         self._timed("forward", lambda: runner.forward(batch))
         self.times["forward"][-1] -= self.times["prepare"][-1]
-        self.times["prepare"][-1] -= self.times["plan"][-1]
         token_ids = self._timed("sample", lambda: runner.sample(batch.sampled_rows).wait())
         self._timed("update", lambda: scheduler.update(batch, token_ids))
-
-    def close(self) -> None:
-        """Times no longer."""
-        engine_runner.plan_attention = self._plan
-
-    def _timed_plan(self, *args: Any) -> Any:
-        return self._timed("plan", lambda: self._plan(*args))
 
     def _timed_prepare(self, batch: Batch) -> Any:
         return self._timed("prepare", lambda: self._prepare(batch))
@@ -140,7 +129,6 @@ def measure(
     timer.times.update({part: [] for part in PARTS})
     for _ in range(steps):
         timer.step()
-    timer.close()
     medians = {part: statistics.median(times) * 1e3 for part, times in timer.times.items()}
     return {
         "num_seqs": num_seqs,

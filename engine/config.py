@@ -48,7 +48,7 @@ class EngineConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     gpu_memory_utilization: Annotated[float, Meta(gt=0, le=1)] = 0.9
     """How much of a GPU's memory may be used in all, by this process and others."""
     enforce_eager: bool = False
-    """Record no CUDA graphs of decode steps: slower, and a little less memory."""
+    """Record no decode steps (on a GPU, CUDA graphs): slower, and a little less memory."""
     prefix_cache: bool = True
     """Keep the blocks of finished sequences and reuse them for prompts that begin alike."""
     overlap: Annotated[int, Meta(ge=0, le=1)] | None = None

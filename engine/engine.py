@@ -133,7 +133,13 @@ class Engine:
         """The host's runner computes when it is called; kernels that are launched have another."""
         config = self.config
         if config.device == "cpu" and config.ops != "triton":
-            return Runner(loaded.model, loaded.sizes, loaded.eos_token_ids, kv_dtype=kv_dtype(config))
+            return Runner(
+                loaded.model,
+                loaded.sizes,
+                loaded.eos_token_ids,
+                kv_dtype=kv_dtype(config),
+                records=not config.enforce_eager,
+            )
         on_phase("compiling kernels and recording decode steps")
         runner = DeviceRunner(loaded.model, loaded.sizes, loaded.eos_token_ids, kv_dtype=kv_dtype(config))
         if config.device == "cuda" and config.ops == "triton":

@@ -19,6 +19,7 @@ from engine.inputs import StepArrays, gather
 from engine.kv_cache import KVStorage
 from engine.models.model import Model
 from engine.prompts import PromptResults, PromptWishes
+from engine.recording import DecodeRecording
 from engine.rows import Rows
 from engine.sampler import Sampled, Sampler
 from engine.transfer import share
@@ -53,7 +54,7 @@ def table_width(context_len: int, block_size: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class StepInputs:
-    """The tensors of one step. T tokens, R sampled rows."""
+    """The tensors of one step of T tokens."""
 
     token_ids: Tensor
     """[T] int64."""
@@ -61,10 +62,6 @@ class StepInputs:
     """[T] int64."""
     plans: tuple[AttentionPlan, ...]
     """One for each of the model's attention shapes."""
-    logit_rows: Tensor
-    """[R] int64: the tokens whose logits are sampled."""
-    arrays: StepArrays
-    """What they were made of."""
 
 
 class PendingStep(Protocol):
@@ -119,8 +116,10 @@ class Runner:
         eos_token_ids: Sequence[int] = (),
         *,
         kv_dtype: torch.dtype | None = None,
+        records: bool = True,
     ) -> None:
-        """kv_dtype: of the cache, the model's where it is None."""
+        """kv_dtype: of the cache, the model's where it is None. records: whether decode steps are recorded,
+        where the op set can."""
         self.model = model
         self._storage = KVStorage(model, sizes.num_blocks, sizes.block_size, kv_dtype or model.dtype)
         self.cache = self._storage.layers
@@ -131,18 +130,29 @@ class Runner:
         self._prompts = PromptResults()
         self._logits: Tensor | None = None
         self._broken: list[int] = []
+        self.recording: DecodeRecording | None = None
+        if records and model.ops.record is not None:
+            self.recording = DecodeRecording(model, self.cache, self.rows.tables, sizes.block_size)
 
     @torch.inference_mode()
     def forward(self, batch: Batch) -> None:
         """See `ModelRunner.forward`."""
-        inputs = self.prepare(batch)
-        hidden = self.model.forward(inputs.token_ids, inputs.positions, self.cache, inputs.plans)
-        self._logits = self.model.logits(hidden[inputs.logit_rows]) if batch.sampled_rows else None
+        arrays = self.prepare(batch)
+        if self.recording is not None and self.recording.takes(arrays):
+            width = table_width(int(arrays.ends.max()), self._block_size)
+            hidden = self.recording.run(arrays, self.rows.tables, width)
+        else:
+            inputs = self._to_tensors(arrays)
+            hidden = self.model.forward(inputs.token_ids, inputs.positions, self.cache, inputs.plans)
+        self._logits = None
+        if batch.sampled_rows:
+            sampled = hidden if arrays.decodes_only else hidden[torch.from_numpy(arrays.last_tokens)]
+            self._logits = self.model.logits(sampled)
         self._prompts, self._broken = PromptResults(), []
         if len(batch.sampled_rows) < len(batch.rows):
-            self._broken = _broken_rows(batch, inputs, hidden)
+            self._broken = _broken_rows(batch, arrays, hidden)
         if self._wishes:
-            self._prompts = self._wishes.look(inputs.arrays, hidden, self.rows)
+            self._prompts = self._wishes.look(arrays, hidden, self.rows)
 
     @torch.inference_mode()
     def sample(self, rows: list[int], masks: TokenMasks | None = None) -> Pending:
@@ -157,10 +167,10 @@ class Runner:
             self.rows.append_tokens(index, np.maximum(sampled.token_ids.numpy(), 0))
         return Pending(sampled, self._prompts, self._broken)
 
-    def prepare(self, batch: Batch) -> StepInputs:
+    def prepare(self, batch: Batch) -> StepArrays:
         """Applies the batch's changes and gathers what its tokens need."""
         self._apply(batch)
-        return self._to_tensors(gather(batch, self.rows, self._block_size))
+        return gather(batch, self.rows, self._block_size)
 
     def _to_tensors(self, arrays: StepArrays) -> StepInputs:
         max_context_len = int(arrays.ends.max())
@@ -181,8 +191,6 @@ class Runner:
             plans=tuple(
                 plan_attention(self.model.ops, metadata, shape) for shape in self.model.attention_shapes
             ),
-            logit_rows=torch.from_numpy(arrays.last_tokens),
-            arrays=arrays,
         )
 
     def _apply(self, batch: Batch) -> None:
@@ -202,10 +210,10 @@ class Runner:
             )
 
 
-def _broken_rows(batch: Batch, inputs: StepInputs, hidden: Tensor) -> list[int]:
+def _broken_rows(batch: Batch, arrays: StepArrays, hidden: Tensor) -> list[int]:
     """Rows without a sample whose last hidden state is not finite: whatever is not, spreads to it."""
     places = unsampled_places(batch)
-    finite = hidden[torch.from_numpy(inputs.arrays.bounds[1:][places] - 1)].isfinite().all(1)
+    finite = hidden[torch.from_numpy(arrays.bounds[1:][places] - 1)].isfinite().all(1)
     return [batch.rows[i] for i, is_finite in zip(places, finite.tolist(), strict=True) if not is_finite]
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from kernels.activation import Activation
 from kernels.attention import AttentionMetadata, AttentionPlan, AttentionShape, LayerCache
+from kernels.elements import plain_add, plain_copy, plain_scale, plain_take
 from kernels.linear import LinearWeight
 from kernels.logprob import TopLogprobs
 from kernels.mask import TokenMasks
@@ -17,6 +19,27 @@ from kernels.moe import ExpertWeights
 from kernels.penalty import SeenTokens
 from kernels.qkv import HeadNorm, Turn
 from kernels.sample import SamplingTensors
+
+
+class Replay(Protocol):
+    """See `Recorded`."""
+
+    def __call__(self, rows: int, seconds: dict[str, float] | None = None) -> Tensor:
+        """Runs the same operations on the first `rows` rows of what then lies where the recorded tensors
+        were. Returns what the function would, in the same memory each time. Where a dict is given, the
+        seconds of each operation are added to it by the operation's name."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What was run once, and can be run again if there is a way to replay it."""
+
+    result: Tensor
+    """What it returned."""
+    replay: Replay | None
+    reason: str = ""
+    """Why it cannot be replayed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +77,20 @@ class OpSet:
     copies_weights: bool = False
     """Whether packing copies a weight, of any floating type, into the op set's own: then nothing of the given
     memory is kept, but for biases."""
+    take: Callable[[Tensor, Tensor], Tensor] = plain_take
+    add: Callable[[Tensor, Tensor], None] = plain_add
+    scale: Callable[[Tensor, float], None] = plain_scale
+    copy: Callable[[Tensor, Tensor], None] = plain_copy
     rows: Callable[[LinearWeight, Tensor], Tensor] | None = None
     """[T, K] float32: rows of a packed weight by their numbers [T] int64, so that an embedding that is also
     an output matrix is not held twice; None: packed weights cannot be read, or share the given memory."""
     is_recordable: bool = False
     """Whether its operations wait for no device, so that they can be recorded in a CUDA graph."""
+    record: Callable[[Callable[[], Tensor], int, int], Recorded] | None = None
+    """Runs a function once, on so many rows, and keeps its operations to run them again on any number of rows
+    up to another: where nothing but this op set's operations computes in it, and all of them go row by row.
+    What it reads that was there before has to stay where it is as long as it is replayed. None: the op set
+    records nothing."""
     stores_by_head: bool = False
     """Whether what a block holds is ordered as `kernels.cpu.paged` says, and not as `LayerCache` does."""
     reads_past_context: bool = False

@@ -1,14 +1,16 @@
 """Where a decode step of 32 sequences spends its time, and how near its parts come to what they reach alone.
 
-Alone, the step's linear layers run one after the other on the same weights and as many rows, so that their
-weights come from as far away as in the step. Attention's keys and values are compared with the rate at which
-this process reads memory.
+Steps are replayed as they are in use, with a clock between the operations of a recording, and around those
+that are not recorded. Alone, the step's linear layers run one after the other on the same weights and as many
+rows, so that their weights come from as far away as in the step. Attention's keys and values are compared
+with the rate at which this process reads memory.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -64,23 +66,35 @@ def profile(engine: Engine, shape: ModelShape, context: int) -> tuple[float, lis
         engine.step()
     for _ in range(4):  # the last chunks of prompts
         engine.step()
-    timer, model, sampler = OpTimer(), engine.runner.model, engine.runner.sampler
-    plain = model.ops
-    timed = timer.wrap(plain)
+    runner: Any = engine.runner
+    timer, recording = OpTimer(), runner.recording
+    # A replayed step calls no operation that could be seen: which there are, an eager one tells.
+    runner.recording = None
+    eager = _timed_step(engine, timer)
+    runner.recording = recording
     untimed: list[float] = []
     steps: list[StepTimes] = []
-    for _ in range(STEPS):
+    for i in range(1, STEPS + 1):
         start = time.perf_counter()
         engine.step()
         untimed.append(time.perf_counter() - start)
-        _use(timed, model, sampler)
-        steps.append(timer.step(engine.step))
-        _use(plain, model, sampler)
+        step, contexts = _timed_step(engine, timer), eager.contexts + 2 * i * ROWS
+        steps.append(replace(step, linear_calls=eager.linear_calls, contexts=contexts))
     return sum(faster_half(untimed)) / len(faster_half(untimed)), steps
 
 
-def _use(ops: OpSet, model: Any, sampler: Any) -> None:
-    model.ops = sampler._ops = ops
+def _timed_step(engine: Engine, timer: OpTimer) -> StepTimes:
+    runner: Any = engine.runner
+    plain = runner.model.ops
+    runner.model.ops = runner.sampler._ops = timer.wrap(plain)
+    if runner.recording is not None:
+        runner.recording.seconds = timer.seconds
+    try:
+        return timer.step(engine.step)
+    finally:
+        runner.model.ops = runner.sampler._ops = plain
+        if runner.recording is not None:
+            runner.recording.seconds = None
 
 
 @torch.inference_mode()

@@ -15,6 +15,7 @@ from engine.models.spec import DecoderSpec, LayerSpec, Param, RopeSpec
 from engine.models.weights import Scratch, Weights
 from kernels.activation import Activation, act_and_mul, activate
 from kernels.attention import AttentionPlan, AttentionShape, LayerCache, attention
+from kernels.elements import add, copy, scale, take
 from kernels.linear import LinearWeight, linear, pack_linear, pack_router
 from kernels.moe import ExpertWeights, moe, pack_experts, route
 from kernels.norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
@@ -82,6 +83,7 @@ class Decoder:
         self.attention_shapes: tuple[AttentionShape, ...] = tuple(
             dict.fromkeys(layer.attention for layer in spec.layers)
         )
+        self._embedding_multiplier = float(torch.tensor(spec.embedding_multiplier, dtype=self.dtype))
         ropes = dict.fromkeys(layer.rope for layer in spec.layers if layer.rope is not None)
         self._rope_tables = {rope: rope_tables(rope, num_positions, self.device) for rope in ropes}
         # What is largest comes first, while little else is held; its scratch memory goes at once.
@@ -141,7 +143,10 @@ class Decoder:
         self, token_ids: Tensor, positions: Tensor, cache: KVCache, plans: Sequence[AttentionPlan]
     ) -> Tensor:
         """See `Model.forward`."""
-        turns = {rope: Turn(cos[positions], sin[positions]) for rope, (cos, sin) in self._rope_tables.items()}
+        turns = {
+            rope: Turn(take(self.ops, cos, positions), take(self.ops, sin, positions))
+            for rope, (cos, sin) in self._rope_tables.items()
+        }
         residual = self._embed(token_ids, positions)
         x = None
         for layer, layer_cache in zip(self._layers, cache, strict=True):
@@ -158,14 +163,14 @@ class Decoder:
 
     def _embed(self, token_ids: Tensor, positions: Tensor) -> Tensor:
         if self._embedding is not None:
-            x = self._embedding[token_ids].to(self.dtype)
+            x = take(self.ops, self._embedding, token_ids).to(self.dtype)
         else:
             assert self.ops.rows is not None, "an embedding that nobody can read"
             x = self.ops.rows(self._lm_head, token_ids)
         if self.spec.embedding_multiplier != 1.0:
-            x *= torch.tensor(self.spec.embedding_multiplier, dtype=self.dtype)
+            scale(self.ops, x, self._embedding_multiplier)
         if self._positions is not None:
-            x += self._positions[positions].to(self.dtype)
+            add(self.ops, take(self.ops, self._positions, positions).to(self.dtype), x)
         return x if self._embedding_norm is None else self._norm(x, self._embedding_norm)
 
     def _block(
@@ -186,7 +191,9 @@ class Decoder:
         if self.spec.parallel:
             if layer.mlp_norm is not None:
                 x = self._norm(residual, layer.mlp_norm)
-            return self._mlp(layer.mlp, x).add_(attended)
+            x = self._mlp(layer.mlp, x)
+            add(self.ops, attended, x)
+            return x
         x = self._add(attended, residual, layer.mlp_norm)
         x = self._mlp(layer.mlp, x)
         return x if layer.mlp_post_norm is None else self._norm(x, layer.mlp_post_norm)
@@ -194,9 +201,11 @@ class Decoder:
     def _add(self, x: Tensor | None, residual: Tensor, norm: _Norm | None) -> Tensor:
         """residual += x in place; returns its norm, or where there is none the residual itself."""
         if x is not None and self.spec.residual_multiplier != 1.0:
-            x *= self.spec.residual_multiplier
+            scale(self.ops, x, self.spec.residual_multiplier)
         if norm is None:
-            return residual if x is None else residual.add_(x)
+            if x is not None:
+                add(self.ops, x, residual)
+            return residual
         if x is None:
             return self._norm(residual, norm)
         if self.spec.norm == "rms":
@@ -235,7 +244,7 @@ class Decoder:
         qkv = linear(ops, x, layer.qkv)
         for start, norm in layer.whole_norms:
             part = qkv[:, start : start + norm.weight.shape[0]]
-            part.copy_(self._norm(part, norm))
+            copy(ops, self._norm(part, norm), part)
         q = rotate_and_store(ops, qkv, layer.head_norm, turn, plan, cache)
         out = torch.empty_like(q)
         attention(ops, q, cache, plan, out)

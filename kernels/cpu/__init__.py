@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+from functools import partial
 
 import torch
 
@@ -15,6 +16,8 @@ from kernels.cpu.activation import act_and_mul, activate
 from kernels.cpu.activations import Activations
 from kernels.cpu.argmax import argmax
 from kernels.cpu.attention import CpuAttention
+from kernels.cpu.calls import Calls
+from kernels.cpu.elements import Elements
 from kernels.cpu.elementwise import (
     add_layer_norm,
     add_rms_norm,
@@ -35,7 +38,7 @@ from kernels.cpu.packed import PackedLinear
 from kernels.cpu.paged import PagedAttention
 from kernels.cpu.penalty import apply_penalties
 from kernels.cpu.philox import philox, uniform
-from kernels.cpu.rows import rows
+from kernels.cpu.recording import record
 from kernels.cpu.sample import sample
 from kernels.opset import OpSet
 
@@ -89,9 +92,10 @@ def _of_torch(stored: torch.dtype | None) -> OpSet:
 
 
 def _of_library(library: ctypes.CDLL, stored: torch.dtype | None) -> OpSet:
-    linears, attention = PackedLinear(library, stored), PagedAttention(library)
-    norms, activations, heads = Norms(library), Activations(library), Heads(library)
-    logits = Logits(library)
+    calls = Calls(library)
+    linears, attention = PackedLinear(calls, stored), PagedAttention(calls)
+    norms, activations, heads = Norms(calls), Activations(calls), Heads(calls)
+    elements, logits = Elements(calls), Logits(library)
     experts = CpuExperts(linears.pack, linears.run, activations.act_and_mul)
     return OpSet(
         name="cpu",
@@ -119,8 +123,13 @@ def _of_library(library: ctypes.CDLL, stored: torch.dtype | None) -> OpSet:
         apply_penalties=apply_penalties,
         top_logprobs=logits.top_logprobs,
         computes_in=torch.float32,
-        pack_router=PackedLinear(library).pack if stored == torch.int8 else None,
+        pack_router=PackedLinear(calls).pack if stored == torch.int8 else None,
         copies_weights=True,
-        rows=rows,
+        rows=linears.rows,
+        take=elements.take,
+        add=elements.add,
+        scale=elements.scale,
+        copy=elements.copy,
+        record=partial(record, calls),
         stores_by_head=True,
     )

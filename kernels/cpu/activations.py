@@ -5,7 +5,6 @@ In float32, which is what activations are with the library; anything else goes t
 
 from __future__ import annotations
 
-import ctypes
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,7 +13,8 @@ from torch import Tensor
 
 from kernels.activation import Activation
 from kernels.cpu import activation as plain
-from kernels.cpu.native import ACTIVATION
+from kernels.cpu.calls import Calls, Function
+from kernels.cpu.native.structs import ACTIVATION
 
 _NUMBERS: Final[dict[Activation, int]] = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3}
 """As activation.h names them."""
@@ -24,14 +24,15 @@ _NUMBERS: Final[dict[Activation, int]] = {"silu": 0, "gelu": 1, "gelu_tanh": 2, 
 class Activations:
     """Activations by a library."""
 
-    native: ctypes.CDLL
+    calls: Calls
 
     def act_and_mul(self, gate_up: Tensor, activation: Activation) -> Tensor:
         """See `kernels.activation.act_and_mul`."""
         if gate_up.dtype != torch.float32:
             return plain.act_and_mul(gate_up, activation)
         rows, width = gate_up.shape
-        return self._run(gate_up, torch.empty((rows, width // 2)), activation, gated=True)
+        out = torch.empty((rows, width // 2), dtype=torch.float32)
+        return self._run(gate_up, out, activation, gated=True)
 
     def activate(self, x: Tensor, activation: Activation) -> Tensor:
         """See `kernels.activation.activate`."""
@@ -40,8 +41,6 @@ class Activations:
         return self._run(x, torch.empty_like(x), activation, gated=False)
 
     def _run(self, x: Tensor, out: Tensor, activation: Activation, *, gated: bool) -> Tensor:
-        status = self.native.penstock_activate(
-            ACTIVATION.pack(x.data_ptr(), out.data_ptr(), *out.shape, _NUMBERS[activation], gated)
-        )
-        assert status == 0, "an activation that the library does not know"
+        arguments = (x.data_ptr(), out.data_ptr(), *out.shape, _NUMBERS[activation], gated)
+        self.calls.make(Function.ACTIVATE, ACTIVATION.pack(*arguments))
         return out

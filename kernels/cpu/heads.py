@@ -6,7 +6,6 @@ See kernels/cpu/native/heads.cpp.
 
 from __future__ import annotations
 
-import ctypes
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +13,9 @@ from torch import Tensor
 
 from kernels.attention import AttentionPlan, LayerCache
 from kernels.cpu import elementwise
-from kernels.cpu.native import HEADS, TYPES
+from kernels.cpu.calls import Calls, Function
+from kernels.cpu.native import TYPES
+from kernels.cpu.native.structs import HEADS
 from kernels.qkv import HeadNorm, Parts, Turn, by_parts
 
 
@@ -22,7 +23,7 @@ from kernels.qkv import HeadNorm, Parts, Turn, by_parts
 class Heads:
     """What happens to heads before attention, by a library."""
 
-    native: ctypes.CDLL
+    calls: Calls
 
     def rotary(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """See `kernels.rotary.rotary`."""
@@ -30,14 +31,14 @@ class Heads:
             return elementwise.rotary(x, cos, sin)
         rows, heads, head_dim = x.shape
         cos, sin = cos.contiguous(), sin.contiguous()
-        out = torch.empty((rows, heads, head_dim))
-        status = self.native.penstock_heads(
+        out = torch.empty((rows, heads, head_dim), dtype=torch.float32)
+        self.calls.make(
+            Function.HEADS,
             HEADS.pack(
                 *(x.data_ptr(), 0, 0, 0, cos.data_ptr(), sin.data_ptr(), 0, out.data_ptr(), 0, 0),
                 *(x.stride(0), 0, 0, rows, heads, 0, head_dim, cos.shape[1], 0, 1, 0.0),
-            )
+            ),
         )
-        assert status == 0, "types that the library does not know"
         return out
 
     def store_kv(self, keys: Tensor, values: Tensor, cache: LayerCache, slot_mapping: Tensor) -> None:
@@ -47,15 +48,14 @@ class Heads:
         keys, values = keys.float(), values.float()
         keys = keys if keys.stride(1) == head_dim else keys.contiguous()
         values = values if values.stride(1) == head_dim else values.contiguous()
-        status = self.native.penstock_heads(
+        self.calls.make(
+            Function.HEADS,
             HEADS.pack(
                 *(0, keys.data_ptr(), values.data_ptr(), 0, 0, 0, slot_mapping.data_ptr(), 0),
                 *(cache.keys.data_ptr(), cache.values.data_ptr(), 0, keys.stride(0), values.stride(0)),
                 *(rows, 0, kv_heads, head_dim, 0, TYPES[cache.keys.dtype], cache.keys.shape[1], 0.0),
-            )
+            ),
         )
-        assert status == 0, "types that the library does not know"
-        return
 
     def rotate_and_store(
         self, qkv: Tensor, norm: HeadNorm | None, turn: Turn | None, plan: AttentionPlan, cache: LayerCache
@@ -68,10 +68,11 @@ class Heads:
         shape = plan.shape
         heads, kv_heads, head_dim = shape.num_heads, shape.num_kv_heads, shape.head_dim
         rows, stride = qkv.shape
-        out = torch.empty((rows, heads, head_dim))
+        out = torch.empty((rows, heads, head_dim), dtype=torch.float32)
         queries = qkv.data_ptr()
         keys = queries + heads * head_dim * 4
-        status = self.native.penstock_heads(
+        self.calls.make(
+            Function.HEADS,
             HEADS.pack(
                 *(queries, keys, keys + kv_heads * head_dim * 4),
                 0 if norm is None else norm.weight.data_ptr(),
@@ -80,7 +81,6 @@ class Heads:
                 *(cache.keys.data_ptr(), cache.values.data_ptr(), stride, stride, stride),
                 *(rows, heads, kv_heads, head_dim, 0 if turn is None else turn.cos.shape[1]),
                 *(TYPES[cache.keys.dtype], cache.keys.shape[1], 0.0 if norm is None else norm.eps),
-            )
+            ),
         )
-        assert status == 0, "types that the library does not know"
         return out

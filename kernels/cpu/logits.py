@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.cpu.native import LOGPROBS, SAMPLE
+from kernels.cpu.native.structs import LOGPROBS, SAMPLE
 from kernels.logprob import TopLogprobs
 from kernels.mask import TokenMasks
 from kernels.sample import SamplingTensors
@@ -39,7 +39,7 @@ class Logits:
 
     def uniform(self, seeds: Tensor, output_indices: Tensor, samples: Tensor) -> Tensor:
         """See `kernels.philox.uniform`."""
-        uniforms = torch.empty(seeds.shape[0])
+        uniforms = torch.empty(seeds.shape[0], dtype=torch.float32)
         self.native.penstock_uniform(
             *(_Pointer(x.data_ptr()) for x in (seeds, output_indices, samples, uniforms)),
             _Int64(seeds.shape[0]),
@@ -66,8 +66,9 @@ class Logits:
     def top_logprobs(self, logits: Tensor, token_ids: Tensor, num_top: int) -> TopLogprobs:
         """See `kernels.logprob.top_logprobs`."""
         rows = logits.shape[0]
-        chosen, ranks = torch.empty(rows), torch.empty(rows, dtype=torch.int64)
-        top_ids, top = torch.empty((rows, num_top), dtype=torch.int64), torch.empty((rows, num_top))
+        chosen, ranks = torch.empty(rows, dtype=torch.float32), torch.empty(rows, dtype=torch.int64)
+        top_ids = torch.empty((rows, num_top), dtype=torch.int64)
+        top = torch.empty((rows, num_top), dtype=torch.float32)
         parts = (logits, token_ids, chosen, ranks, top_ids, top)
         self.native.penstock_logprobs(
             LOGPROBS.pack(*(part.data_ptr() for part in parts), logits.stride(0), *logits.shape, num_top)

@@ -5,21 +5,21 @@ In float32, which is what activations are with the library; anything else goes t
 
 from __future__ import annotations
 
-import ctypes
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from kernels.cpu import elementwise
-from kernels.cpu.native import NORM
+from kernels.cpu.calls import Calls, Function
+from kernels.cpu.native.structs import NORM
 
 
 @dataclass(frozen=True, slots=True)
 class Norms:
     """Norms by a library."""
 
-    native: ctypes.CDLL
+    calls: Calls
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """See `kernels.norm.rms_norm`."""
@@ -49,13 +49,14 @@ class Norms:
 
     def _run(self, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, *, centred: bool) -> Tensor:
         shape = x.shape
-        out = torch.empty(shape)
+        out = torch.empty(shape, dtype=torch.float32)
         heads, head_stride = (shape[1], x.stride(1)) if len(shape) == 3 else (1, 0)
-        self.native.penstock_norm(
+        self.calls.make(
+            Function.NORM,
             NORM.pack(
                 *(x.data_ptr(), 0, weight.data_ptr(), 0 if bias is None else bias.data_ptr(), out.data_ptr()),
                 *(x.stride(0), head_stride, shape[0], heads, shape[-1], centred, eps),
-            )
+            ),
         )
         return out
 
@@ -64,11 +65,12 @@ class Norms:
     ) -> Tensor:
         out = torch.empty_like(residual)
         rows, width = residual.shape
-        self.native.penstock_norm(
+        self.calls.make(
+            Function.NORM,
             NORM.pack(
                 *(x.data_ptr(), residual.data_ptr(), weight.data_ptr()),
                 *(0 if bias is None else bias.data_ptr(), out.data_ptr()),
                 *(x.stride(0), 0, rows, 1, width, centred, eps),
-            )
+            ),
         )
         return out

@@ -13,7 +13,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from kernels.cpu.native import TYPES, Linear
+from kernels.cpu.calls import Calls, Function
+from kernels.cpu.native import TYPES
+from kernels.cpu.native.structs import LINEAR_INPUT, LINEAR_WEIGHT, UNPACK
 from kernels.linear import LinearWeight
 
 PANEL: Final = 32
@@ -24,6 +26,8 @@ _PAIRS: Final = 4
 UNITS: Final = {_INT8: 4, _PAIRS: 2}
 """How many inputs of one output lie side by side, of those kinds where that is more than one."""
 _SCALED: Final = (_INT8, _HALF_PRODUCTS)
+_MOST_BYTES: Final = (2**31 - 1) // (255 * 127)
+"""Inputs whose products in 8 bits surely fit a sum of 32."""
 _KINDS: Final = {
     torch.float32: (0,),
     torch.bfloat16: (_PAIRS, 1),
@@ -46,64 +50,64 @@ class PackedWeight:
     """[N] float32: of int8, by what an output's sums are multiplied."""
     offsets: Tensor | None = None
     """[N] int32: of int8, what is taken from them first, as inputs are bytes without a sign."""
+    packed: bytes = b""
+    """What a call says of the weight."""
 
 
 class PackedLinear:
     """Linear layers by a library."""
 
-    def __init__(self, native: ctypes.CDLL, stored: torch.dtype | None = None) -> None:
+    def __init__(self, calls: Calls, stored: torch.dtype | None = None) -> None:
         """stored: what weights are packed as; None: as they come."""
-        self._native = native
+        self._calls = calls
         self._stored = stored
 
     def pack(self, weight: Tensor, bias: Tensor | None) -> LinearWeight:
         """See `kernels.linear.pack_linear`."""
         out_features, in_features = weight.shape
         stored = self._stored or weight.dtype
-        kind = next(kind for kind in _KINDS[stored] if self._native.penstock_has_linear(kind))
+        if stored == torch.int8 and in_features > _MOST_BYTES:
+            stored = torch.bfloat16
+        kind = next(kind for kind in _KINDS[stored] if self._calls.library.penstock_has_linear(kind))
         unit = UNITS.get(kind, 1)
         depth = -(-in_features // unit) * unit
-        scales = torch.empty(out_features) if kind in _SCALED else None
+        scales = torch.empty(out_features, dtype=torch.float32) if kind in _SCALED else None
         offsets = torch.empty(out_features, dtype=torch.int32) if kind == _INT8 else None
         packed = torch.empty(-(-out_features // PANEL) * PANEL * depth, dtype=stored)
-        sizes = Linear(
-            scales=_pointer(scales),
-            offsets=_pointer(offsets),
-            in_features=in_features,
-            out_features=out_features,
-            kind=kind,
-        )
-        status = self._native.penstock_pack_linear(
+        kept_bias = None if bias is None else bias.float()
+        pointers = [0 if x is None else x.data_ptr() for x in (packed, scales, offsets, kept_bias)]
+        of_weight = LINEAR_WEIGHT.pack(*pointers, in_features, out_features, kind)
+        status = self._calls.library.penstock_pack_linear(
             ctypes.c_void_p(weight.data_ptr()),
             TYPES[weight.dtype],
-            ctypes.byref(sizes),
+            of_weight,
             ctypes.c_void_p(packed.data_ptr()),
         )
         assert status == 0, "a kind of weight that the library does not know"
-        data = PackedWeight(packed, None if bias is None else bias.float(), kind, scales, offsets)
+        data = PackedWeight(packed, kept_bias, kind, scales, offsets, of_weight)
         return LinearWeight(data, bias, in_features, out_features, weight.dtype, weight.device)
 
     def run(self, x: Tensor, weight: LinearWeight) -> Tensor:
         """See `kernels.linear.linear`."""
         data = weight.data
         assert isinstance(data, PackedWeight), "this weight was packed by another op set"
-        out = torch.empty((x.shape[0], weight.out_features), dtype=x.dtype)
-        status = self._native.penstock_linear(
-            ctypes.byref(
-                Linear(
-                    data.weight.data_ptr(),
-                    _pointer(data.scales),
-                    _pointer(data.offsets),
-                    _pointer(data.bias),
-                    *(x.data_ptr(), out.data_ptr(), x.stride(0)),
-                    *(x.shape[0], weight.in_features, weight.out_features),
-                    *(data.kind, TYPES[x.dtype]),
-                )
-            )
-        )
-        assert status == 0, "types that the library does not know"
+        rows = x.shape[0]
+        out = torch.empty((rows, weight.out_features), dtype=x.dtype)
+        given = LINEAR_INPUT.pack(TYPES[x.dtype], x.data_ptr(), out.data_ptr(), x.stride(0), rows)
+        self._calls.make(Function.LINEAR, data.packed + given)
         return out
 
+    def rows(self, weight: LinearWeight, ids: Tensor) -> Tensor:
+        """ids: [T] int64 contiguous. Returns a new [T, K] float32: exactly what is stored, which for int8 is
+        a number of -127 to 127 times its output's scale.
 
-def _pointer(tensor: Tensor | None) -> ctypes.c_void_p | None:
-    return None if tensor is None else ctypes.c_void_p(tensor.data_ptr())
+        A model whose output matrix is its embedding looks tokens up in the packed one, and keeps no other. A
+        row's numbers lie a panel apart: each touches a line of the cache of its own.
+        """
+        data = weight.data
+        assert isinstance(data, PackedWeight), "this weight was packed by another op set"
+        out = torch.empty((len(ids), weight.in_features), dtype=torch.float32)
+        pointers = (data.weight.data_ptr(), 0 if data.scales is None else data.scales.data_ptr())
+        sizes = (weight.in_features, weight.out_features, data.kind, len(ids))
+        self._calls.make(Function.UNPACK, UNPACK.pack(*pointers, ids.data_ptr(), out.data_ptr(), *sizes))
+        return out

@@ -9,7 +9,6 @@ which begin at multiples of 32 positions. See kernels/cpu/native/attention.inc.
 
 from __future__ import annotations
 
-import ctypes
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,15 +17,15 @@ import torch
 from torch import Tensor
 
 from kernels.attention import AttentionMetadata, AttentionPlan, AttentionShape, LayerCache
-from kernels.cpu.native import TYPES, Attention
+from kernels.cpu.calls import Calls, Function
+from kernels.cpu.native import TYPES
+from kernels.cpu.native.structs import ATTENTION, TILES
 
 MOST_ROWS: Final = 128
 """Rows of a tile, queries times heads of a KV head; the library's own bound."""
 _ROWS: Final = 64
 """That a tile is cut to where a KV head has fewer heads: more would fall out of the nearest cache."""
 MOST_CHANNELS: Final = 256
-
-Ints32 = np.ndarray[tuple[int, ...], np.dtype[np.int32]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +34,11 @@ class PagedPlan:
 
     metadata: AttentionMetadata
     shape: AttentionShape
-    tiles: Ints32
-    """[N, 3]: sequence, first query, number of queries; those with most to do first."""
+    tiles: Tensor
+    """[N, 3] int32: sequence, first query, number of queries; those with most to do first."""
     slopes: Tensor | None
     heads_at_once: int
-    """KV heads of a tile that go together."""
+    """KV heads of a tile that may go together."""
     empty_rows: Tensor | None
     """[E] int64: queries that have no context."""
 
@@ -47,25 +46,29 @@ class PagedPlan:
 class PagedAttention:
     """Attention by a library."""
 
-    def __init__(self, native: ctypes.CDLL) -> None:
-        self._native = native
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+        self._slopes: dict[tuple[float, ...], Tensor] = {}
 
     def plan(self, metadata: AttentionMetadata, shape: AttentionShape) -> AttentionPlan:
         """See `kernels.attention.plan_attention`."""
         group = shape.num_heads // shape.num_kv_heads
         assert group <= MOST_ROWS, f"{group} heads on a KV head, at most {MOST_ROWS}"
         assert shape.head_dim <= MOST_CHANNELS, f"head_dim {shape.head_dim}, at most {MOST_CHANNELS}"
-        contexts = metadata.context_lens.numpy()
+        contexts, queries = metadata.context_lens.numpy(), np.diff(metadata.cu_seqlens_q.numpy())
         empty_rows = None
         if not contexts.all():
-            empty_rows = metadata.cu_seqlens_q[:-1][metadata.context_lens == 0].long()
-        tiles = _tiles(metadata.cu_seqlens_q.numpy(), contexts, max(1, _ROWS // group))
+            empty_rows = torch.from_numpy(np.flatnonzero(np.repeat(contexts == 0, queries)))
+        num_queries = max(1, _ROWS // group)
+        counts = np.where(contexts > 0, queries, 0)
+        most_rows = min(int(counts.max(initial=1)), num_queries) * group
+        tiles = self._tiles(metadata, num_queries, int((-(-counts // num_queries)).sum()))
         return PagedPlan(
             metadata=metadata,
             shape=shape,
             tiles=tiles,
-            heads_at_once=_heads_at_once(tiles, shape),
-            slopes=torch.tensor(shape.alibi_slopes) if shape.alibi_slopes else None,
+            heads_at_once=_heads_at_once(most_rows, shape),
+            slopes=self._slopes_of(shape),
             empty_rows=empty_rows,
         )
 
@@ -76,46 +79,41 @@ class PagedAttention:
         shape, metadata = plan.shape, plan.metadata
         if q.stride(1) != shape.head_dim:
             q = q.contiguous()
-        status = self._native.penstock_attention(
-            ctypes.byref(
-                Attention(
-                    *(x.data_ptr() for x in (q, cache.keys, cache.values, out)),
-                    metadata.cu_seqlens_q.data_ptr(),
-                    metadata.context_lens.data_ptr(),
-                    metadata.block_tables.data_ptr(),
-                    None if plan.slopes is None else plan.slopes.data_ptr(),
-                    plan.tiles.ctypes.data,
-                    *(q.stride(0), metadata.block_tables.stride(0)),
-                    *(len(plan.tiles), shape.num_heads, shape.num_kv_heads, plan.heads_at_once),
-                    *(shape.head_dim, metadata.block_size, shape.window, shape.scale, shape.soft_cap),
-                    *(TYPES[q.dtype], TYPES[cache.keys.dtype]),
-                )
-            )
+        arguments = ATTENTION.pack(
+            *(x.data_ptr() for x in (q, cache.keys, cache.values, out)),
+            metadata.cu_seqlens_q.data_ptr(),
+            metadata.context_lens.data_ptr(),
+            metadata.block_tables.data_ptr(),
+            0 if plan.slopes is None else plan.slopes.data_ptr(),
+            plan.tiles.data_ptr(),
+            *(q.stride(0), metadata.block_tables.stride(0)),
+            *(len(plan.tiles), shape.num_heads, shape.num_kv_heads, plan.heads_at_once),
+            *(shape.head_dim, metadata.block_size, shape.window, shape.scale, shape.soft_cap),
+            *(TYPES[q.dtype], TYPES[cache.keys.dtype]),
         )
-        assert status == 0, "types or sizes that the library does not know"
+        self._calls.make(Function.ATTENTION, arguments)
         if plan.empty_rows is not None:
             out.index_fill_(0, plan.empty_rows, 0.0)
 
+    def _tiles(self, metadata: AttentionMetadata, num_queries: int, num_tiles: int) -> Tensor:
+        """Up to `num_queries` consecutive queries of a sequence each; without a context it has none."""
+        tiles = torch.empty((num_tiles, 3), dtype=torch.int32)
+        pointers = (x.data_ptr() for x in (metadata.cu_seqlens_q, metadata.context_lens, tiles))
+        sizes = (metadata.context_lens.shape[0], num_queries, num_tiles)
+        self._calls.make(Function.TILES, TILES.pack(*pointers, *sizes))
+        return tiles
 
-def _tiles(bounds: Ints32, contexts: Ints32, num_queries: int) -> Ints32:
-    """Up to `num_queries` consecutive queries of a sequence each. Sequences without a context have none."""
-    counts = np.where(contexts > 0, np.diff(bounds), 0)
-    num_tiles = -(-counts // num_queries)
-    seqs = np.repeat(np.arange(len(counts)), num_tiles)
-    nth = np.arange(len(seqs)) - np.repeat(np.cumsum(num_tiles) - num_tiles, num_tiles)
-    first = nth * num_queries
-    queries = np.minimum(counts[seqs] - first, num_queries)
-    work = (contexts[seqs] - counts[seqs] + first + queries) * queries
-    tiles = np.stack((seqs, first, queries), axis=1)[np.argsort(-work, kind="stable")]
-    return np.ascontiguousarray(tiles, dtype=np.int32)
+    def _slopes_of(self, shape: AttentionShape) -> Tensor | None:
+        if not shape.alibi_slopes:
+            return None
+        if shape.alibi_slopes not in self._slopes:  # kept, as a recording may point at them
+            slopes = np.array(shape.alibi_slopes, dtype=np.float32)
+            self._slopes[shape.alibi_slopes] = torch.from_numpy(slopes)
+        return self._slopes[shape.alibi_slopes]
 
 
-def _heads_at_once(tiles: Ints32, shape: AttentionShape) -> int:
-    """All that fit where every tile has few queries and there are tiles enough for every thread: while one
-    head's keys are worked on, those of the next are on their way."""
-    most_rows = int(tiles[:, 2].max(initial=1)) * (shape.num_heads // shape.num_kv_heads)
-    if len(tiles) < 4 * torch.get_num_threads():
-        return 1
+def _heads_at_once(most_rows: int, shape: AttentionShape) -> int:
+    """All that fit, where every tile has few rows for a KV head."""
     fitting = (n for n in range(shape.num_kv_heads, 0, -1) if shape.num_kv_heads % n == 0)
     return next(n for n in fitting if n == 1 or n * most_rows <= _ROWS)
 

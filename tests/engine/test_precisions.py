@@ -34,6 +34,7 @@ from kernels.linear import LinearWeight
 from tests.engine.fallback_models import save_fallback_model
 from tests.engine.paged import all_logits, load, new_cache, new_rows, step
 from tests.engine.run import engine_of, resumed, run, tokens_of
+from tests.engine.seen_logits import seen_logits
 from tests.engine.tiny_models import FAMILIES, random_prompts
 
 MAX_TOKENS = 16
@@ -91,28 +92,6 @@ def requests(begun: list[list[int]] | None = None) -> list[Request]:
     ]
 
 
-Logits = dict[tuple[int, int], Tensor]
-"""By request, which the prompt's first token tells, and output index."""
-
-
-def recorded(engine: Engine, which: list[Request]) -> tuple[Logits, list[list[int]]]:
-    """What was sampled from, and the tokens."""
-    seen: Logits = {}
-    runner: Any = engine.runner
-    sample, state = runner.sample, runner.rows
-
-    def recording(rows: list[int], masks: Any = None) -> Any:
-        for row, values in zip(rows, runner._logits if rows else [], strict=True):
-            index = int(state.num_tokens[row] - state.num_prompt_tokens[row])
-            seen.setdefault((int(state.tokens[row, 0]), index), values.clone())
-        return sample(rows, masks)
-
-    runner.sample = recording
-    outputs = run(engine, which, check=False)
-    runner.sample = sample
-    return seen, [tokens_of(outputs[request.request_id]) for request in which]
-
-
 @each_exact
 @pytest.mark.parametrize("family", ["llama-biases-no-gqa", "qwen3"])
 def test_logits_are_the_same_to_the_bit(
@@ -129,18 +108,18 @@ def test_logits_are_the_same_to_the_bit(
             return engine_of(tiny_model(family), precision=precision, **settings)
 
     crowd = engine(block_size=8)
-    whole, tokens = recorded(crowd, requests())
+    whole, tokens = seen_logits(crowd, requests())
     assert len(whole) == len(PROMPTS) * MAX_TOKENS
-    again, _ = recorded(crowd, requests())
+    again, _ = seen_logits(crowd, requests())
     assert crowd.scheduler.num_cached_tokens > 500, "the second time prefixes come out of the cache"
-    chunked, _ = recorded(engine(max_num_batched_tokens=23, max_num_seqs=16), requests())
+    chunked, _ = seen_logits(engine(max_num_batched_tokens=23, max_num_seqs=16), requests())
     preempting = engine(num_blocks=20, block_size=4, max_model_len=80)
-    preempted, _ = recorded(preempting, requests())
+    preempted, _ = seen_logits(preempting, requests())
     assert preempting.scheduler.num_preemptions > 5
     kept = [answer[: i % MAX_TOKENS] for i, answer in enumerate(tokens)]
-    rest, more = recorded(engine(), requests(kept))
+    rest, more = seen_logits(engine(), requests(kept))
     assert [begun + answer for begun, answer in zip(kept, more, strict=True)] == tokens
-    alone = [recorded(engine(), [request])[0] for request in requests()[::5]]
+    alone = [seen_logits(engine(), [request])[0] for request in requests()[::5]]
     for other in (again, chunked, preempted, rest, *alone):
         for key, values in other.items():
             assert torch.equal(values, whole[key]), f"(request, output index) {key}"

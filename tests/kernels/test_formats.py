@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from kernels.cpu import native
+from kernels.cpu.calls import Calls
 from kernels.cpu.native.build import FLAGS, FOLDER
 from kernels.cpu.packed import PackedLinear
 from kernels.linear import LinearWeight
@@ -64,7 +65,7 @@ def test_close_to_float64(size: tuple[int, int], stored: torch.dtype) -> None:
     library = native.load()
     assert library is not None, "the C++ kernels are not built: make test builds them"
     of = operands(*size)
-    linears = PackedLinear(library, stored)
+    linears = PackedLinear(Calls(library), stored)
     rows = [row for row in range(29) if row != 3]
     off = error(linears, linears.pack(of[0], of[1]), of)
     assert (off[rows] <= limit(stored, of[1], of[2])[rows]).all(), off
@@ -76,7 +77,7 @@ def test_float16_products_and_bytes_without_their_instructions(
     size: tuple[int, int], stored: torch.dtype, emulated: ctypes.CDLL
 ) -> None:
     of = operands(*size)
-    linears = PackedLinear(emulated, stored)
+    linears = PackedLinear(Calls(emulated), stored)
     weight = linears.pack(of[0], of[1])
     rows = [row for row in range(29) if row != 3]
     off = error(linears, weight, of)
@@ -92,7 +93,7 @@ def test_bytes_are_exact_sums(emulated: ctypes.CDLL) -> None:
     weight, bias, x = operands(70, 1000)
     results = []
     for one in (library, emulated):
-        linears = PackedLinear(one, torch.int8)
+        linears = PackedLinear(Calls(one), torch.int8)
         results.append(linears.run(x, linears.pack(weight, bias)))
     torch.testing.assert_close(results[0], results[1], rtol=1e-6, atol=1e-6)
 
@@ -106,3 +107,55 @@ def test_the_target_can_be_named(monkeypatch: pytest.MonkeyPatch, caplog: pytest
     monkeypatch.setenv("PENSTOCK_CPU_TARGET", "z80")
     assert load() is None
     assert "this processor does not run 'z80'" in caplog.text
+
+
+@pytest.mark.parametrize("stored", STORED, ids=str)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_number_anywhere_in_a_row_shows_in_all_of_its_outputs(
+    value: float, stored: torch.dtype
+) -> None:
+    """Or a broken row would go on with tokens that look sound."""
+    library = native.load()
+    assert library is not None, "the C++ kernels are not built: make test builds them"
+    linears = PackedLinear(Calls(library), stored)
+    weight, bias, _ = operands(33, 67)
+    packed = linears.pack(weight, bias)
+    x = torch.randn(68, 67, generator=torch.Generator().manual_seed(1))
+    sound = linears.run(x, packed)
+    broken = x.clone()
+    broken[range(67), range(67)] = value
+    broken[:, 11] *= 1000  # which a NaN behind it must not hide
+    got = linears.run(broken, packed)
+    assert not got[:67].isfinite().any(dim=1).any()
+    assert torch.equal(got[67], linears.run(broken[67:], packed)[0])
+    assert sound.isfinite().all()
+
+
+def test_a_weight_that_is_no_number_is_not_hidden_by_8_bits() -> None:
+    library = native.load()
+    assert library is not None, "the C++ kernels are not built: make test builds them"
+    linears = PackedLinear(Calls(library), torch.int8)
+    weight, bias, x = operands(33, 67)
+    weight[5, 3] = float("nan")
+    got = linears.run(x, linears.pack(weight, bias))
+    assert not got[:, 5].isfinite().any()
+    assert got[:, :5].isfinite().all()
+
+
+def test_rows_of_next_to_nothing_stay_numbers() -> None:
+    library = native.load()
+    assert library is not None, "the C++ kernels are not built: make test builds them"
+    linears = PackedLinear(Calls(library), torch.int8)
+    weight, bias, x = operands(33, 67)
+    scales = torch.tensor([1e-30, 1e-36, 1e-37, 1e-40, 0.0])
+    got = linears.run(x[:1] / x[0].abs().max() * scales[:, None], linears.pack(weight * 1e-37, bias))
+    assert torch.allclose(got, bias.expand_as(got))
+
+
+def test_sums_of_8_bits_that_could_overflow_are_taken_in_16() -> None:
+    library = native.load()
+    assert library is not None, "the C++ kernels are not built: make test builds them"
+    linears = PackedLinear(Calls(library), torch.int8)
+    x = torch.ones(1, 66_400)
+    packed = linears.pack(torch.ones(1, 66_400), None)
+    assert abs(linears.run(x, packed).item() / 66_400 - 1) < 0.01

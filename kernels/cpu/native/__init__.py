@@ -9,21 +9,21 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-import struct
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
 import torch
 
-from kernels.cpu.native.build import FOLDER, library, targets
+from kernels.cpu.native.build import FOLDER, is_current, library, targets
 
 log = logging.getLogger(__name__)
 
-_AVX512: Final = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd"})
+_AVX2: Final = frozenset({"avx2", "fma", "bmi1", "bmi2", "f16c", "abm", "movbe"})
+_AVX512: Final = _AVX2 | {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd"}
 _NEEDED: Final[dict[str, frozenset[str]]] = {
     "plain": frozenset(),
-    "avx2": frozenset({"avx2", "fma", "bmi2", "f16c"}),
+    "avx2": _AVX2,
     "avx512": _AVX512,
     "avx512_vnni": _AVX512 | {"avx512_vnni"},
     # AMD's processors add products of bfloat16 at twice the rate of float32, Intel's at half of it.
@@ -34,44 +34,6 @@ _ASKED_FOR: Final = ("avx512_fp16",)
 """Used only where PENSTOCK_CPU_TARGET names it: no processor that multiplies float16 has run it yet."""
 TYPES: Final = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 """As attention.h names them."""
-
-
-class Attention(ctypes.Structure):
-    """PenstockAttention of attention.h."""
-
-    _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("q", "keys", "values", "out")),
-        *((name, ctypes.c_void_p) for name in ("cu_seqlens_q", "context_lens", "block_tables")),
-        *((name, ctypes.c_void_p) for name in ("slopes", "tiles")),
-        *((name, ctypes.c_int64) for name in ("q_stride", "table_stride")),
-        *((name, ctypes.c_int32) for name in ("num_tiles", "num_heads", "num_kv_heads", "heads_at_once")),
-        *((name, ctypes.c_int32) for name in ("head_dim", "block_size", "window")),
-        *((name, ctypes.c_float) for name in ("scale", "soft_cap")),
-        *((name, ctypes.c_int32) for name in ("q_type", "cache_type")),
-    ]
-
-
-class Linear(ctypes.Structure):
-    """PenstockLinear of linear.h."""
-
-    _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("weight", "scales", "offsets", "bias", "x", "out")),
-        ("x_stride", ctypes.c_int64),
-        *((name, ctypes.c_int32) for name in ("rows", "in_features", "out_features", "kind", "type")),
-    ]
-
-
-# Structs as bytes, which cost a third of what ctypes' structures do. Fields in the order of the header.
-NORM: Final = struct.Struct("@5P2q4if")
-"""PenstockNorm of norm.h."""
-ACTIVATION: Final = struct.Struct("@2P2q2i")
-"""PenstockActivation of activation.h."""
-HEADS: Final = struct.Struct("@10P3q7if")
-"""PenstockHeads of heads.h."""
-SAMPLE: Final = struct.Struct("@7P3q")
-"""PenstockSample of logits.h."""
-LOGPROBS: Final = struct.Struct("@6P4q")
-"""PenstockLogprobs of logits.h."""
 
 
 @lru_cache(maxsize=1)
@@ -86,10 +48,10 @@ def load() -> ctypes.CDLL | None:
             log.warning("PENSTOCK_CPU_TARGET: this processor does not run %r", named)
     else:
         fitting = [target for target in fitting if target not in _ASKED_FOR]
-    built = [target for target in fitting if library(target).is_file()]
+    built = [target for target in fitting if is_current(target)]
     if not built:
         log.warning(
-            "no C++ kernels were built for this processor (%s): plain torch computes, which is slower",
+            "no current C++ kernels for this processor (%s): plain torch computes, which is slower",
             f"python {FOLDER}/build.py says why" if fitting else "they need AVX2 and FMA",
         )
         return None
@@ -120,11 +82,14 @@ def _features() -> frozenset[str]:
 
 
 def _openmp() -> str | None:
-    """The file of the OpenMP runtime in this process."""
+    """The file of the OpenMP runtime that torch has loaded."""
     try:
         lines = Path("/proc/self/maps").read_text().splitlines()
     except OSError:
         return None
     paths = (line.split(maxsplit=5)[-1] for line in lines)
     names = ("libgomp", "libiomp5", "libomp")
-    return next((path for path in paths if Path(path).name.startswith(names)), None)
+    found = dict.fromkeys(path for path in paths if Path(path).name.startswith(names))
+    # Other packages bring one as well; torch's is in its own folder, unless it took the system's.
+    beside = Path(torch.__file__).parent.parent
+    return min(found, key=lambda path: beside not in Path(path).parents, default=None)

@@ -1,6 +1,6 @@
 // Activations for the target that this file is compiled for.
 
-#include "activation.h"
+#include "operations.h"
 #include "rows.h"
 
 namespace {
@@ -39,11 +39,14 @@ struct Relu {
     static Floats of(Floats x) { return greater(Floats{}, x); }
 };
 
+bool is_large(const PenstockActivation& a) {
+    return a.rows > 1 && a.rows * a.width >= WORTH_THREADS;
+}
+
 template <typename A>
-void run(const PenstockActivation& a) {
+int run(const PenstockActivation& a, Team& team) {
     int64_t width = a.width, stride = a.gated ? 2 * width : width;
-#pragma omp parallel for schedule(static) if (a.rows > 1 && a.rows * width >= WORTH_THREADS)
-    for (int64_t row = 0; row < a.rows; row++) {
+    team.share(is_large(a), a.rows, [&](int64_t row) {
         const float* x = a.x + row * stride;
         float* out = a.out + row * width;
         for (int64_t at = 0; at < width; at += LANES) {
@@ -51,18 +54,23 @@ void run(const PenstockActivation& a) {
             Floats y = A::of(get(x + at, left));
             put(out + at, left, a.gated ? y * get(x + width + at, left) : y);
         }
-    }
+    });
+    return 0;
 }
 
 }  // namespace
 
-// 0, or 1 where the activation is none of those that activation.h names.
-extern "C" __attribute__((visibility("default"))) int penstock_activate(const PenstockActivation* a) {
-    switch (a->activation) {
-        case PENSTOCK_SILU: run<Silu>(*a); return 0;
-        case PENSTOCK_GELU: run<Gelu>(*a); return 0;
-        case PENSTOCK_GELU_TANH: run<GeluTanh>(*a); return 0;
-        case PENSTOCK_RELU: run<Relu>(*a); return 0;
+int penstock::activate(const PenstockActivation& a, Team& team) {
+    switch (a.activation) {
+        case PENSTOCK_SILU: return run<Silu>(a, team);
+        case PENSTOCK_GELU: return run<Gelu>(a, team);
+        case PENSTOCK_GELU_TANH: return run<GeluTanh>(a, team);
+        case PENSTOCK_RELU: return run<Relu>(a, team);
         default: return 1;
     }
+}
+
+// 0, or 1 where the activation is none of those that activation.h names.
+extern "C" __attribute__((visibility("default"))) int penstock_activate(const PenstockActivation* a) {
+    return with_team(is_large(*a), [=](Team& team) { return activate(*a, team); });
 }

@@ -21,7 +21,7 @@ typedef struct {
     int32_t num_tiles;
     int32_t num_heads;
     int32_t num_kv_heads;
-    int32_t heads_at_once;  // KV heads of a unit of work, a divisor of their number; with all queries ≤ 128 rows
+    int32_t heads_at_once;  // KV heads of a unit of work at most, a divisor of their number; with all queries ≤ 128 rows
     int32_t head_dim;       // at most 256
     int32_t block_size;
     int32_t window;  // 0: all that came before
@@ -30,3 +30,14 @@ typedef struct {
     int32_t q_type;
     int32_t cache_type;
 } PenstockAttention;
+
+// The tiles of a step: up to `most_queries` consecutive queries of a sequence each, those with most to do first.
+// Sequences without a context have none.
+typedef struct {
+    const int32_t* cu_seqlens_q;  // [num_seqs + 1]
+    const int32_t* context_lens;  // [num_seqs]
+    int32_t* tiles;               // [num_tiles, 3]
+    int32_t num_seqs;
+    int32_t most_queries;
+    int32_t num_tiles;
+} PenstockTiles;

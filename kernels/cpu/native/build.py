@@ -1,18 +1,20 @@
 """Compiles the C++ kernels, once for each kind of processor that they are dispatched to.
 
-Run at install (hatch_build.py), or by hand: `python kernels/cpu/native/build.py`. Nothing here is imported by
-what runs, and it imports nothing but the standard library. Without a compiler there are no libraries, and
-plain torch computes (`kernels.cpu`).
+Run at install (hatch_build.py), or by hand: `python kernels/cpu/native/build.py`. It imports nothing but the
+standard library. Without a compiler there are no libraries, and plain torch computes (`kernels.cpu`). In a
+library stands the digest of its sources: one of other sources would read our structs wrongly.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -20,11 +22,13 @@ FOLDER: Final = Path(__file__).parent
 SOURCES: Final = (
     "activation.cpp",
     "attention.cpp",
+    "elements.cpp",
     "heads.cpp",
     "linear.cpp",
     "logits.cpp",
     "logprob.cpp",
     "norm.cpp",
+    "program.cpp",
     "sampling.cpp",
 )
 FLAGS: Final = (
@@ -59,31 +63,55 @@ def targets() -> dict[str, tuple[str, ...]]:
     return TARGETS if platform.machine() in ("x86_64", "AMD64") else {"plain": ()}
 
 
-def build() -> list[Path]:
-    """Compiles every target that is older than the sources. Returns the libraries. Raises CompileError."""
+def is_current(target: str) -> bool:
+    """Whether a target's library is there, and of these sources."""
+    path = library(target)
+    return path.is_file() and _digest().encode() in path.read_bytes()
+
+
+def build() -> tuple[list[Path], list[CompileError]]:
+    """Compiles every target that is not current. Returns the libraries, and why others are missing: an older
+    compiler may not know the newest processors. Raises CompileError where nothing can be compiled."""
     if sys.platform != "linux":
         raise CompileError(f"the C++ kernels are built on Linux, not on {sys.platform}")
-    flags = {target: of_target for target, of_target in targets().items() if _is_old(library(target))}
-    if not flags:
-        return [library(target) for target in targets()]
-    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    missing = [target for target in targets() if not is_current(target)]
+    if not missing:
+        return [library(target) for target in targets()], []
+    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
     if compiler is None:
-        raise CompileError("there is no C++ compiler (c++, g++ or clang++; CXX names another)")
+        raise CompileError("there is no C++ compiler (c++ or g++; CXX names another)")
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        list(pool.map(_compile, [compiler] * len(flags), flags.keys(), flags.values()))
-    return [library(target) for target in targets()]
+        errors = [error for error in pool.map(_try, [compiler] * len(missing), missing) if error]
+    if len(errors) == len(targets()):
+        raise errors[0]
+    return [library(target) for target in targets() if is_current(target)], errors
 
 
-def _is_old(path: Path) -> bool:
-    sources = [
-        file for file in FOLDER.iterdir() if file.suffix in (".cpp", ".inc", ".h") or file.name == "build.py"
-    ]
-    return not path.is_file() or path.stat().st_mtime < max(file.stat().st_mtime for file in sources)
+@lru_cache(maxsize=1)
+def _digest() -> str:
+    """Of all that a library is made of."""
+    sources = sorted(
+        file
+        for file in FOLDER.iterdir()
+        if file.suffix in (".cpp", ".inc", ".h") or file.name in ("build.py", "structs.py")
+    )
+    digest = hashlib.sha256()
+    for file in sources:
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return f"penstock kernels {digest.hexdigest()}"
 
 
-def _compile(compiler: str, target: str, flags: tuple[str, ...]) -> Path:
+def _try(compiler: str, target: str) -> CompileError | None:
+    try:
+        _compile(compiler, target)
+    except CompileError as error:
+        return error
+    return None
+
+
+def _compile(compiler: str, target: str) -> Path:
     """Objects first and then a library without OpenMP's own: which one that is, is found out at load."""
-    path = library(target)
+    path, flags = library(target), (*targets()[target], f'-DPENSTOCK_SOURCES="{_digest()}"')
     objects = [path.with_name(f"{path.stem}_{os.getpid()}_{source}.o") for source in SOURCES]
     made = path.with_suffix(f".{os.getpid()}.new")
     try:
@@ -105,7 +133,7 @@ def _run(command: list[str]) -> None:
 
 if __name__ == "__main__":
     try:
-        for built in build():
-            print(built)
+        built, refused = build()
+        print(*built, *refused, sep="\n")
     except CompileError as error:
         sys.exit(str(error))

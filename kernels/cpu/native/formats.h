@@ -20,16 +20,24 @@
 
 namespace penstock {
 
+// NaN where one of them is.
 static inline float greatest_magnitude(const float* x, int count) {
     Floats most = Floats{};
+    Ints strange = Ints{};
     int i = 0;
     for (; i + LANES <= count; i += LANES) {
         Floats at = load(x + i);
         most = greater(most, at > -at ? at : -at);
+        strange |= at != at;
     }
     float top = greatest(most);
-    for (; i < count; i++) top = std::fmax(top, std::fabs(x[i]));
-    return top;
+    bool is_nan = false;
+    for (int lane = 0; lane < LANES; lane++) is_nan |= strange[lane] != 0;
+    for (; i < count; i++) {
+        top = std::fmax(top, std::fabs(x[i]));
+        is_nan |= x[i] != x[i];
+    }
+    return is_nan ? NAN : top;
 }
 
 // Of weights of type W, widened to float32.
@@ -85,7 +93,8 @@ static inline void multiply_words(
     for (int m = 0; m < M; m++) sums[m][0] = low[m], sums[m][1] = high[m];
 }
 
-// x = scale · (byte - 128), scale = max|x| / 127, and an output's numbers likewise without the 128.
+// x = scale · (byte - 128), scale = max|x| / 127, and an output's numbers likewise without the 128. Where one of
+// them is NaN or infinite the scale is, and with it every sum.
 struct Bytes {
     typedef int8_t Number;
     typedef int8_t Input;
@@ -93,24 +102,29 @@ struct Bytes {
     static constexpr int UNIT = 4;
     static constexpr bool SCALED = true;
 
+    // By what numbers are multiplied; 0 where they are NaN, or so small that it would be infinite.
+    static float factor_of(float top) { return top > 1e-36f ? 127.0f / top : 0.0f; }
+
+    static int32_t rounded(float x) {
+        float shifted = x + 12582912.0f;  // 1.5·2^23: rounds to nearest, ties to even
+        int32_t bits;
+        memcpy(&bits, &shifted, 4);
+        return bits - 0x4B400000;
+    }
+
     static float row(const float* x, int8_t* to, int count) {
         float top = greatest_magnitude(x, count);
-        float factor = top > 0 ? 127.0f / top : 0.0f;
+        float factor = factor_of(top);
         uint8_t* bytes = (uint8_t*)to;
-        for (int i = 0; i < count; i++) {
-            float shifted = x[i] * factor + 12582912.0f;  // 1.5·2^23: rounds to nearest, ties to even
-            int32_t bits;
-            memcpy(&bits, &shifted, 4);
-            bytes[i] = (uint8_t)(bits - 0x4B400000 + 128);
-        }
+        for (int i = 0; i < count; i++) bytes[i] = (uint8_t)(rounded(x[i] * factor) + 128);
         for (int i = count; i % UNIT; i++) bytes[i] = 128;
         return top / 127.0f;
     }
 
     static float output(const float* w, int8_t* to, int count) {
         float top = greatest_magnitude(w, count);
-        float factor = top > 0 ? 127.0f / top : 0.0f;
-        for (int k = 0; k < count; k++) to[k] = (int8_t)std::nearbyint(w[k] * factor);
+        float factor = factor_of(top);
+        for (int k = 0; k < count; k++) to[k] = (int8_t)rounded(w[k] * factor);
         return top / 127.0f;
     }
 

@@ -1,7 +1,6 @@
 // Heads for the target that this file is compiled for.
 
-#include "attention.h"
-#include "heads.h"
+#include "operations.h"
 #include "rows.h"
 
 namespace {
@@ -60,18 +59,20 @@ void fetch_keys(const PenstockHeads& a, int64_t row) {
     for (int64_t i = 0; i < a.kv_heads * width; i += apart) __builtin_prefetch(keys + i, 1, 2);
 }
 
+bool is_large(const PenstockHeads& a) {
+    return a.rows > 1 && (int64_t)a.rows * (a.heads + 2 * a.kv_heads) * a.head_dim >= WORTH_THREADS;
+}
+
 template <typename C>
-void run(const PenstockHeads& a) {
-    int64_t width = a.head_dim, kv_width = a.kv_heads * width;
-    int64_t work = a.rows * (a.heads * width + 2 * kv_width);
-#pragma omp parallel for schedule(static) if (a.rows > 1 && work >= WORTH_THREADS)
-    for (int64_t row = 0; row < a.rows; row++) {
+int run(const PenstockHeads& a, Team& team) {
+    int64_t width = a.head_dim;
+    team.share(is_large(a), a.rows, [&](int64_t row) {
         fetch_keys<C>(a, row);
         for (int64_t h = 0; h < a.heads; h++) {
             const float* head = a.queries + row * a.query_stride + h * width;
             turn_head(a, row, h, head, a.out + (row * a.heads + h) * width);
         }
-        if (!a.kv_heads) continue;
+        if (!a.kv_heads) return;
         int64_t block = a.slots[row] / a.block_size, at = a.slots[row] % a.block_size;
         for (int64_t h = 0; h < a.kv_heads; h++) {
             int64_t begin = (block * a.kv_heads + h) * width * a.block_size;
@@ -83,18 +84,23 @@ void run(const PenstockHeads& a) {
             C* values = (C*)a.value_cache + begin + at * width;
             for (int64_t d = 0; d < width; d += LANES) put(values + d, width - d, get(value + d, width - d));
         }
-    }
+    });
+    return 0;
 }
 
 }  // namespace
 
-// 0, or 1 where the caches' type is none that attention.h names, or a head that is stored has more than 256 channels.
-extern "C" __attribute__((visibility("default"))) int penstock_heads(const PenstockHeads* a) {
-    if (a->kv_heads && a->head_dim > MOST_CHANNELS) return 1;
-    switch (a->cache_type) {
-        case PENSTOCK_FLOAT32: run<float>(*a); return 0;
-        case PENSTOCK_BFLOAT16: run<BFloat16>(*a); return 0;
-        case PENSTOCK_FLOAT16: run<Float16>(*a); return 0;
+int penstock::heads(const PenstockHeads& a, Team& team) {
+    if (a.kv_heads && a.head_dim > MOST_CHANNELS) return 1;
+    switch (a.cache_type) {
+        case PENSTOCK_FLOAT32: return run<float>(a, team);
+        case PENSTOCK_BFLOAT16: return run<BFloat16>(a, team);
+        case PENSTOCK_FLOAT16: return run<Float16>(a, team);
         default: return 1;
     }
+}
+
+// 0, or 1 where the caches' type is none that attention.h names, or a head that is stored has more than 256 channels.
+extern "C" __attribute__((visibility("default"))) int penstock_heads(const PenstockHeads* a) {
+    return with_team(is_large(*a), [=](Team& team) { return heads(*a, team); });
 }

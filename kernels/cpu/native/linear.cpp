@@ -4,9 +4,8 @@
 #include <numeric>
 #include <vector>
 
-#include "attention.h"
 #include "formats.h"
-#include "linear.h"
+#include "operations.h"
 
 #include "linear.inc"
 
@@ -37,10 +36,34 @@ extern "C" __attribute__((visibility("default"))) int penstock_has_linear(int32_
     return with_format(kind, [](auto) {});
 }
 
+int64_t penstock::linear_scratch(const PenstockLinear& a) {
+    return a.rows * ((int64_t)a.in_features * sizeof(float) + 256);  // of the widest inputs, see Layer::stride
+}
+
+int penstock::linear(const PenstockLinear& a, Team& team) {
+    if (a.type < PENSTOCK_FLOAT32 || a.type > PENSTOCK_FLOAT16) return 1;
+    return !with_format(a.kind, [&](auto format) { Layer<decltype(format)>(a, team.scratch()).run(team); });
+}
+
+int penstock::unpack(const PenstockUnpack& a, Team& team) {
+    for (int i = 0; i < a.rows; i++) {
+        if (a.ids[i] < 0 || a.ids[i] >= a.out_features) return 1;
+    }
+    return !with_format(a.kind, [&](auto format) {
+        team.share(true, a.rows, [&](int64_t i) { Layer<decltype(format)>::unpack(a, i); });
+    });
+}
+
 // 0, or 1 where kind or type are none that this target has.
 extern "C" __attribute__((visibility("default"))) int penstock_linear(const PenstockLinear* a) {
-    if (a->type < PENSTOCK_FLOAT32 || a->type > PENSTOCK_FLOAT16) return 1;
-    return !with_format(a->kind, [&](auto format) { Layer<decltype(format)>(*a).run(); });
+    TeamState state;
+    state.scratch = kept_scratch(linear_scratch(*a));
+    return with_team(true, state, [=](Team& team) { return linear(*a, team); });
+}
+
+// 0, or 1 where an id is none of the weight's or the kind none that this target has.
+extern "C" __attribute__((visibility("default"))) int penstock_unpack(const PenstockUnpack* a) {
+    return with_team(false, [=](Team& team) { return unpack(*a, team); });
 }
 
 // Packs a weight [out_features, in_features] of a type that attention.h names, for the sizes and the kind of `a`.

@@ -14,17 +14,30 @@ enum {
                                    // float16, of those in float32 (AVX512-FP16)
 };
 
+// What belongs to the weight comes first.
 typedef struct {
     const void* weight;      // packed
     const float* scales;     // [out_features] by which sums are multiplied, for kinds that have them
     const int32_t* offsets;  // int8: [out_features] 128 · the sum of a row's numbers
     const float* bias;       // [out_features] or null
+    int32_t in_features;
+    int32_t out_features;
+    int32_t kind;
+    int32_t type;            // of x and out: see attention.h
     const void* x;           // [rows, in_features], rows x_stride apart
     void* out;               // [rows, out_features]
     int64_t x_stride;
     int32_t rows;
+} PenstockLinear;
+
+// Rows of a packed weight, as numbers again.
+typedef struct {
+    const void* weight;  // as PenstockLinear has them
+    const float* scales;
+    const int64_t* ids;  // [rows]
+    float* out;          // [rows, in_features]
     int32_t in_features;
     int32_t out_features;
     int32_t kind;
-    int32_t type;  // of x and out: see attention.h
-} PenstockLinear;
+    int32_t rows;
+} PenstockUnpack;

@@ -1,6 +1,6 @@
 // Norms for the target that this file is compiled for.
 
-#include "norm.h"
+#include "operations.h"
 #include "rows.h"
 
 namespace {
@@ -32,23 +32,30 @@ void norm_row(const PenstockNorm& a, const float* x, int head, float* out) {
     }
 }
 
+bool is_large(const PenstockNorm& a) {
+    return a.rows > 1 && (int64_t)a.rows * a.heads * a.width >= WORTH_THREADS;
+}
+
 }  // namespace
 
-extern "C" __attribute__((visibility("default"))) void penstock_norm(const PenstockNorm* args) {
-    const PenstockNorm& a = *args;
+int penstock::norm(const PenstockNorm& a, Team& team) {
     int64_t row_size = (int64_t)a.heads * a.width;
-#pragma omp parallel for schedule(static) if (a.rows > 1 && a.rows * row_size >= 4 * WORTH_THREADS)
-    for (int64_t row = 0; row < a.rows; row++) {
+    team.share(is_large(a), a.rows, [&](int64_t row) {
         const float* x = a.x + row * a.x_stride;
         float* out = a.out + row * row_size;
         if (a.residual) {
             float* residual = a.residual + row * row_size;
             add_row(x, residual, row_size);
-            norm_row(a, residual, 0, out);
-            continue;
+            return norm_row(a, residual, 0, out);
         }
         for (int head = 0; head < a.heads; head++) {
             norm_row(a, x + head * a.head_stride, head, out + (int64_t)head * a.width);
         }
-    }
+    });
+    return 0;
+}
+
+// 0: every norm can be computed.
+extern "C" __attribute__((visibility("default"))) int penstock_norm(const PenstockNorm* a) {
+    return with_team(is_large(*a), [=](Team& team) { return norm(*a, team); });
 }

@@ -1,6 +1,6 @@
 // Vectors of 16 floats on whatever the target has: one AVX-512 register, two of AVX2, four of NEON.
 //
-// GCC's and Clang's vector extensions: every operation is done lane by lane in IEEE arithmetic, so a result does
+// GCC's vector extensions: every operation is done lane by lane in IEEE arithmetic, so a result does
 // not depend on which target this was compiled for, but for fused multiplication, which all of them have.
 #pragma once
 
