@@ -32,6 +32,9 @@ READ_COUNT: Final = 100
 GATHER_S: Final = 10e-6
 """Per followed stream: how long to let further streams or events gather before the next read is sent."""
 
+LONGEST_ID: Final = 41
+"""Characters of an entry's id: two numbers of 64 bits."""
+
 EntryId = tuple[int, int]
 Entry = tuple[str, bytes]
 """An entry's id and its event's JSON."""
@@ -44,9 +47,12 @@ def parse_entry_id(text: str) -> EntryId:
         ValueError: the text is neither.
     """
     first, dash, second = text.partition("-")
-    if not (first.isdecimal() and (second.isdecimal() or not dash)):
-        raise ValueError(f"{text[:60]!r} is not a stream entry's id; one looks like `12-0`")
-    return int(first), int(second or 0)
+    # What the server would refuse is refused here: one read is for many followers, and would fail them all.
+    if text.isascii() and len(text) <= LONGEST_ID and first.isdecimal() and (second.isdecimal() or not dash):
+        place = int(first), int(second or 0)
+        if max(place) < 2**64:
+            return place
+    raise ValueError(f"{text[:60]!r} is not a stream entry's id; one looks like `12-0`")
 
 
 def is_terminal(event_id: str) -> bool:

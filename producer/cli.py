@@ -16,14 +16,13 @@ except ImportError:
 
 from penstock.errors import PenstockError
 from penstock.keys import DEFAULT_LANE
-from producer.flags import SERVER, DeliveryFlags, PromptFlags, ReplyFlags, SamplingFlags, ServerFlags
-from producer.gateway.flags import GATEWAY, Folder, GatewayFlags, settings_beside, settings_of
+from producer.flags import SERVE, SERVER, DeliveryFlags, PromptFlags, ReplyFlags, SamplingFlags, ServerFlags
+from producer.gateway.flags import GATEWAY, settings_beside
 from producer.operate import dead, lanes, pause, resume
-from producer.tenants import keys, webhooks
+from producer.tenants import gateway, keys, webhooks
 
 CONSUMER = Group("Consumer", sort_key=13)
 TRY = Group("Try it", sort_key=0)
-SERVE = Group("Serve", sort_key=1)
 ASK = Group("Ask", sort_key=2)
 OTHER = Group("Other", sort_key=4)
 
@@ -43,13 +42,6 @@ Examples:
 _CONSUMER = """\
 Example:
   penstock consumer --redis redis://queue:6379 --model Qwen/Qwen3-8B
-"""
-_GATEWAY = """\
-Examples:
-  penstock gateway                                  of the embedded server, on 127.0.0.1:8000
-  penstock gateway --redis redis://queue:6379 --host 0.0.0.0 --tls-certificate cert.pem --tls-key key.pem
-
-Exit status: 0 drained; 1 it could not start; 130 ended at once by a second Ctrl-C.
 """
 _SUBMIT = """\
 Examples:
@@ -102,8 +94,6 @@ _Model = Annotated[str | None, Parameter(env_var="PENSTOCK_MODEL", group=CONSUME
 _Port = Annotated[int | None, Parameter(group=SERVER)]
 _GatewayPort = Annotated[int | None, Parameter(group=GATEWAY)]
 _WithGateway = Annotated[bool, Parameter(name="--gateway", group=GATEWAY, show_default=False)]
-_Gateway = Annotated[GatewayFlags, Parameter(name="*")]
-_AS_SET = GatewayFlags()
 _Passed = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
 _NO_SERVER_NAMED = ServerFlags()
 _NO_SAMPLING = SamplingFlags()
@@ -111,7 +101,7 @@ _WAIT = ReplyFlags()
 _CHAT = PromptFlags()
 _STANDARD = DeliveryFlags()
 
-for _verbs in (dead, lanes, pause, resume, keys, webhooks):
+for _verbs in (dead, lanes, pause, resume, gateway, keys, webhooks):
     app.command(_verbs)
 
 
@@ -191,23 +181,6 @@ def consumer(*consumer_flags: _Passed, model: _Model = None, server: _Server = _
     from producer.up import become_consumer
 
     return become_consumer(server.where, model, consumer_flags)
-
-
-@app.command(group=SERVE, sort_key=3, help_epilogue=_GATEWAY)
-def gateway(
-    *, settings: _Gateway = _AS_SET, folder: Folder = None, server: _Server = _NO_SERVER_NAMED
-) -> int:
-    """Serve OpenAI's API, penstock's own and a page, over a queue that runs; SIGTERM drains.
-
-    Parameters
-    ----------
-    folder
-        For keys, and files where --storage names nothing else; by default `gateway` in the data folder.
-    """
-    from producer.gateway.command import run_gateway
-    from producer.where import find_server
-
-    return run_gateway(settings_of(vars(settings), server.where, find_server(server.where), folder))
 
 
 @app.command(group=ASK, sort_key=1, help_epilogue=_SUBMIT)

@@ -15,6 +15,7 @@ from producer.where import Where
 if TYPE_CHECKING:
     from penstock.messages import StructuredOutputs
 
+SERVE: Final = Group("Serve", sort_key=1)
 DELIVERY: Final = Group("Delivery", sort_key=10)
 SERVER: Final = Group("Server", sort_key=11)
 SAMPLING: Final = Group("Sampling (what is not given is the model's own default)", sort_key=12)

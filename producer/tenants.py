@@ -1,4 +1,4 @@
-"""The verbs about the gateway's tenants: their keys and webhooks. Light, as `producer.cli` is."""
+"""The verbs about the gateway: itself, and its tenants' keys and webhooks. Light, as `producer.cli` is."""
 
 from __future__ import annotations
 
@@ -6,11 +6,18 @@ from typing import Annotated, Final
 
 from cyclopts import App, Parameter
 
-from producer.flags import ServerFlags
-from producer.gateway.flags import GATEWAY, Folder
+from producer.flags import SERVE, ServerFlags
+from producer.gateway.flags import GATEWAY, Folder, GatewayFlags, settings_of
 from producer.gateway.place import Kept, Place
 from producer.operate import COMMANDS, OPERATE
 
+_GATEWAY: Final = """\
+Examples:
+  penstock gateway                                  of the embedded server, on 127.0.0.1:8000
+  penstock gateway --redis redis://queue:6379 --host 0.0.0.0 --tls-certificate cert.pem --tls-key key.pem
+
+Exit status: 0 drained; 1 it could not start; 130 ended at once by a second Ctrl-C.
+"""
 _KEYS: Final = """\
 Examples:
   penstock keys create --tenant alice --requests-per-minute 600 --queued-tokens 2000000
@@ -24,6 +31,13 @@ Examples:
   penstock webhooks deliveries --given-up
 """
 
+gateway: Final = App(
+    name="gateway",
+    group=SERVE,
+    sort_key=3,
+    help="Serve OpenAI's API, penstock's own and a page, over a queue that runs; SIGTERM drains.",
+    help_epilogue=_GATEWAY,
+)
 keys: Final = App(
     name="keys",
     group_commands=COMMANDS,
@@ -45,7 +59,26 @@ _Server = Annotated[ServerFlags, Parameter(name="*")]
 _Json = Annotated[bool, Parameter(negative=(), show_default=False)]
 _Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
 _Kept = Annotated[Kept, Parameter(name="--keys", env_var="PENSTOCK_GATEWAY_KEYS", group=GATEWAY)]
+_Gateway = Annotated[GatewayFlags, Parameter(name="*")]
+_AS_SET = GatewayFlags()
 _NO_SERVER_NAMED = ServerFlags()
+
+
+@gateway.default
+def serve_gateway(
+    *, settings: _Gateway = _AS_SET, folder: Folder = None, server: _Server = _NO_SERVER_NAMED
+) -> int:
+    """Serve OpenAI's API, penstock's own and a page, over a queue that runs; SIGTERM drains.
+
+    Parameters
+    ----------
+    folder
+        For keys, and files where --storage names nothing else; by default `gateway` in the data folder.
+    """
+    from producer.gateway.command import run_gateway
+    from producer.where import find_server
+
+    return run_gateway(settings_of(vars(settings), server.where, find_server(server.where), folder))
 
 
 @keys.command(name="create", sort_key=1, help_epilogue=_KEYS)

@@ -87,7 +87,7 @@ def make_key(grant: Grant) -> tuple[str, Key]:
     key = Key(
         id=f"key_{secrets.token_hex(8)}",
         digest=digest_of(text),
-        tenant=_checked_tenant(grant.tenant),
+        tenant=check_tenant(grant.tenant),
         lane=_lane_of(grant),
         limits=grant.limits,
         is_operator=grant.is_operator,
@@ -191,7 +191,12 @@ def open_ring(settings: GatewaySettings, link: Link, hash_key: str) -> KeyRing:
     return KeyRing(FileRecords(settings.folder / "keys.json"))
 
 
-def _checked_tenant(tenant: str) -> str:
+def check_tenant(tenant: str) -> str:
+    """Give the tenant's name back.
+
+    Raises:
+        UsageError: it is not one.
+    """
     if re.fullmatch(TENANT_PATTERN.strip("^$"), tenant) is None:
         raise UsageError(
             f"{tenant[:80]!r} is not a tenant's name; use letters, digits, '_', '.' and '-', 64 at most, a "

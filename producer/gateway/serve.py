@@ -23,7 +23,7 @@ def listen(settings: GatewaySettings) -> socket.socket:
         PenstockError: the address can't be had.
     """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    # With its protocol named, or asyncio does not turn Nagle's algorithm off on what is accepted: 40 ms a reply.
+    # With its protocol named, or asyncio leaves Nagle's algorithm on for what is accepted: 40 ms a reply.
     taken = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

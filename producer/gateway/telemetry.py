@@ -6,6 +6,7 @@ from litestar import Litestar, Response, get
 from litestar.datastructures import State
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromHeader
+from prometheus_client import disable_created_metrics
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import CollectorRegistry
@@ -26,6 +27,7 @@ class GatewayTelemetry:
         """Traces as the environment asks for them, or by `tracing`."""
         self._exporting = tracing or open_tracing("penstock-gateway")
         self.tracing = NoTracing() if self._exporting is None else SpanTracing(self._exporting.tracer)
+        disable_created_metrics()  # twice the series, for times that nobody asks for
         self._registry = CollectorRegistry()
         self._http = HttpMetrics(self._registry)
         self._queue: QueueMetrics | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final
@@ -24,7 +24,7 @@ class NoTracing:
     """No spans: a job carries its request's traceparent as it came."""
 
     @contextmanager
-    def request(self, exchange: Exchange) -> Iterator[None]:
+    def request(self, exchange: Exchange) -> Generator[None]:
         """See `RequestTracing`."""
         token = _given.set(_traceparent(exchange))
         try:
@@ -33,7 +33,7 @@ class NoTracing:
             _given.reset(token)
 
     @contextmanager
-    def enqueue(self, job: Job) -> Iterator[Job]:
+    def enqueue(self, job: Job) -> Generator[Job]:
         """The job to put in: see `penstock.enqueue.EnqueueHook`."""
         given = _given.get()
         yield job if given is None or job.traceparent is not None else replace(job, traceparent=given)
@@ -46,7 +46,7 @@ class SpanTracing:
         self._tracer = tracer
 
     @contextmanager
-    def request(self, exchange: Exchange) -> Iterator[None]:
+    def request(self, exchange: Exchange) -> Generator[None]:
         """See `RequestTracing`."""
         if exchange.is_quiet:
             yield
@@ -76,7 +76,7 @@ class SpanTracing:
                 current.set_status(Status(StatusCode.ERROR))
 
     @contextmanager
-    def enqueue(self, job: Job) -> Iterator[Job]:
+    def enqueue(self, job: Job) -> Generator[Job]:
         """The job to put in: see `penstock.enqueue.EnqueueHook`."""
         from opentelemetry.trace import SpanKind, get_current_span
 

@@ -23,7 +23,7 @@ from tests.consumer.scraping import lint, query_name
 
 ROOT = Path(__file__).parents[2]
 ROW = re.compile(
-    r"^\| `(?P<name>[a-z_:0-9]+)` \| (?P<kind>counter|gauge|histogram) \| (?P<labels>[^|]*) \|", re.M
+    r"^\| `(?P<name>[a-z_:0-9]+)` \| (?P<kind>counter|gauge|histogram) \|(?P<labels>[^|]*)\|", re.M
 )
 NAME = re.compile(r"\b(?:vllm:|penstock_)[a-z_0-9]+")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     # `python -m consumer` looks in the current folder first, then where PYTHONPATH says.
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", STAND_IN_PATH)
+    monkeypatch.setenv("PENSTOCK_GATEWAY_PORT", "0")
     monkeypatch.setattr("producer.dataset.model_flags", lambda model: ("--model", "stand-in"))
     return tmp_path / "demo"
 
@@ -46,8 +48,9 @@ def test_enough_right_answers_make_a_good_demo(
 ) -> None:
     questions(folder.parent / "questions.jsonl", monkeypatch, wrong)
     assert run_demo(folder) == status
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
     assert words in out
+    assert re.search(r"watch it at http://127\.0\.0\.1:\d+ while it runs", err)
     assert "every one answered" in out
     assert "output tokens/s" in out
     assert f"All answers: {folder / 'answers.jsonl'}" in out.replace("\n", "")

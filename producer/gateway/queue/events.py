@@ -21,6 +21,9 @@ from producer.gateway.gateway import CallersRequest, Gateway, GatewayHere
 KEEP_ALIVE_S: Final = 15.0
 """A comment is sent where nothing else is for so long, or proxies take the connection for dead."""
 
+MOST_AHEAD: Final = 64
+"""Events that are read for a client that is slow to take them."""
+
 HEADERS: Final = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
@@ -51,29 +54,52 @@ async def job_events(
 
 
 async def _lines(gateway: Gateway, job_id: str, after: str) -> AsyncGenerator[bytes]:
-    async with aclosing(_events(gateway, job_id, after)) as events:
-        ended = asyncio.ensure_future(gateway.closing.wait())
-        following = asyncio.ensure_future(anext(events, None))
-        try:
-            while True:
-                done, _ = await asyncio.wait(
-                    (following, ended), timeout=KEEP_ALIVE_S, return_when=asyncio.FIRST_COMPLETED
-                )
-                if following in done:
-                    line = following.result()
-                    if line is None:
-                        return
-                    yield line
-                    following = asyncio.ensure_future(anext(events, None))
-                elif ended in done:
-                    yield b": the gateway is stopping; come back with Last-Event-ID\n\n"
-                    return
-                else:
-                    yield b": still here\n\n"
-        finally:
-            for task in (following, ended):
-                task.cancel()
-            await asyncio.gather(following, ended, return_exceptions=True)
+    """What is sent: one task reads events and another waits for the gateway's end, both for as long as this
+    stream lasts, so that an event costs no task of its own."""
+    feed: asyncio.Queue[bytes | None] = asyncio.Queue(MOST_AHEAD)
+    tasks = [
+        asyncio.create_task(_read(gateway, job_id, after, feed)),
+        asyncio.create_task(_end(gateway, feed)),
+    ]
+    keep_alive = _KeepAlive(feed)
+    try:
+        while (line := await feed.get()) is not None:
+            yield line
+    finally:
+        keep_alive.stop()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class _KeepAlive:
+    """Puts a comment into a feed that nothing else came into for a while."""
+
+    def __init__(self, feed: asyncio.Queue[bytes | None]) -> None:
+        self._feed = feed
+        self._timer = asyncio.get_running_loop().call_later(KEEP_ALIVE_S, self._tick)
+
+    def stop(self) -> None:
+        """No more of them."""
+        self._timer.cancel()
+
+    def _tick(self) -> None:
+        if self._feed.empty():
+            self._feed.put_nowait(b": still here\n\n")
+        self._timer = asyncio.get_running_loop().call_later(KEEP_ALIVE_S, self._tick)
+
+
+async def _read(gateway: Gateway, job_id: str, after: str, feed: asyncio.Queue[bytes | None]) -> None:
+    async with aclosing(_events(gateway, job_id, after)) as lines:
+        async for line in lines:
+            await feed.put(line)
+    await feed.put(None)
+
+
+async def _end(gateway: Gateway, feed: asyncio.Queue[bytes | None]) -> None:
+    await gateway.closing.wait()
+    await feed.put(b": the gateway is stopping; come back with Last-Event-ID\n\n")
+    await feed.put(None)
 
 
 async def _events(gateway: Gateway, job_id: str, after: str) -> AsyncGenerator[bytes]:

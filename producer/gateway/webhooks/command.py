@@ -13,6 +13,7 @@ import msgspec
 from penstock.keys import Keys
 from penstock.link import Link
 from producer.errors import UsageError
+from producer.gateway.keys import check_tenant
 from producer.gateway.place import Place
 from producer.gateway.webhooks.deliveries import Deliveries, Delivery
 from producer.gateway.webhooks.endpoints import EVENT_TYPES, EventType, Webhook, Webhooks, open_webhooks
@@ -25,7 +26,7 @@ def run_create(place: Place, tenant: str, url: str, events: str | None) -> int:
 
     async def create() -> Webhook:
         async with _webhooks(place) as webhooks:
-            return await webhooks.create(tenant, url, wanted)
+            return await webhooks.create(check_tenant(tenant), url, wanted)
 
     made = asyncio.run(create())
     print(f"penstock: {made.id} tells {made.url} of {', '.join(made.events)}. Its secret:", file=sys.stderr)

@@ -81,6 +81,7 @@ class Events:
         self._to_watch = asyncio.Event()
         self._to_send = asyncio.Event()
         self._following: dict[str, asyncio.Task[None]] = {}
+        self._sending: set[asyncio.Task[None]] = set()
         self._loops: list[asyncio.Task[None]] = []
 
     async def batch_ended(self, tenant: str, batch: Ended) -> None:
@@ -118,7 +119,7 @@ class Events:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        tasks = [*self._loops, *self._following.values()]
+        tasks = [*self._loops, *self._following.values(), *self._sending]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -195,9 +196,21 @@ class Events:
         return True
 
     async def _send_some(self) -> bool:
-        taken = await self._deliveries.take(MOST_SENT)
-        await asyncio.gather(*map(self._send, taken))
-        return len(taken) == MOST_SENT
+        room = MOST_SENT - len(self._sending)
+        if room <= 0:
+            return False
+        taken = await self._deliveries.take(room)
+        for delivery in taken:
+            task = asyncio.create_task(self._send(delivery))
+            self._sending.add(task)
+            task.add_done_callback(self._sent)
+        return len(taken) == room
+
+    def _sent(self, task: asyncio.Task[None]) -> None:
+        self._sending.discard(task)
+        self._to_send.set()  # there is room again
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.warning("a webhook's delivery is made later: %s", error)
 
     async def _send(self, delivery: Delivery) -> None:
         webhook = (await self._webhooks.all()).get(delivery.webhook_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Final
 from urllib.parse import urlsplit
@@ -35,7 +36,7 @@ class Sender:
         # No proxy of the environment: it would resolve names itself. Connections are not kept: the next one
         # is to be checked anew.
         self._client = httpx.AsyncClient(
-            timeout=TIMEOUT_S,
+            timeout=None,
             follow_redirects=False,
             trust_env=False,
             limits=httpx.Limits(max_keepalive_connections=0),
@@ -56,9 +57,13 @@ class Sender:
         """
         payload = delivery.payload.encode()
         try:
-            request = await self._request(webhook, delivery, payload)
-            response = await self._client.send(request, stream=True)
-            await response.aclose()  # its body is of no interest, and may be endless
+            # Of the whole attempt: httpx's own holds for each byte anew.
+            async with asyncio.timeout(TIMEOUT_S):
+                request = await self._request(webhook, delivery, payload)
+                response = await self._client.send(request, stream=True)
+                await response.aclose()  # its body is of no interest, and may be endless
+        except TimeoutError:
+            raise NotDelivered(f"it did not answer within {TIMEOUT_S:g} s") from None
         except AddressRefused as error:
             raise NotDelivered(str(error)) from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:

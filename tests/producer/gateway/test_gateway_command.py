@@ -238,6 +238,14 @@ def test_a_missing_extra_is_a_clear_message(
     assert "pip install 'penstock[gateway]'" in refused.err
 
 
+def test_doctor_knows_of_it(program: Program) -> None:
+    report = " ".join(program.call("doctor").out.split())
+    assert "the gateway litestar" in report
+    assert "gateway's keys none: on a loopback address everybody may use it" in report
+    program.call("keys", "create", "--tenant", "alice")
+    assert "gateway's keys there are some" in " ".join(program.call("doctor").out.split())
+
+
 def test_help_names_every_flag(program: Program) -> None:
     text = program.call("gateway", "--help").out
     for name in GatewayFlags.__dataclass_fields__:

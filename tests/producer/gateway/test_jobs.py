@@ -77,8 +77,9 @@ async def test_events_come_with_ids_and_go_on_behind_any(http: httpx.AsyncClient
     for place, event in enumerate(events):
         rest = await http.get(f"{JOBS}/{job}/events", headers={"Last-Event-ID": event["id"]})
         assert events_of(rest.text) == events[place + 1 :]
-    refused = await http.get(f"{JOBS}/{job}/events", headers={"Last-Event-ID": "soon"})
-    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "Last-Event-ID")
+    for wrong in ("soon", "18446744073709551616-0", "9" * 41):  # the server refuses the latter in words
+        refused = await http.get(f"{JOBS}/{job}/events", headers={"Last-Event-ID": wrong})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "Last-Event-ID")
 
 
 async def test_a_job_that_waits_says_why_and_can_be_cancelled(http: httpx.AsyncClient) -> None:

@@ -17,6 +17,7 @@ from redis import Redis
 from penstock.keys import Keys
 from penstock.link import Link
 from producer.errors import UsageError
+from producer.gateway import records as records_module
 from producer.gateway.errors import Unavailable
 from producer.gateway.keys import Grant, KeyRing, digest_of, make_key, seconds_of
 from producer.gateway.records import FileRecords, ServerRecords
@@ -104,7 +105,10 @@ async def test_without_keys_the_door_is_open_to_this_machine_until_there_is_one(
         assert (await client.get("/v1/models")).status_code == 401  # there were keys: it stays closed
 
 
-async def test_keys_on_the_server_that_vanish_close_the_door(redis_url: str, tmp_path: Path) -> None:
+async def test_keys_on_the_server_that_vanish_close_the_door(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records_module, "FRESH_S", 0.05)
     link = Link(redis_url)
     keys = KeyRing(ServerRecords(link, Keys().gateway_keys, tmp_path / "keys-in-redis"))
     text, key = make_key(Grant(tenant="alice"))
