@@ -15,6 +15,7 @@ from consumer.engine_process import ModelNotLoaded
 from consumer.settings import parse_settings
 from penstock.errors import PenstockError
 from penstock.installed import refuse_clash
+from penstock.telemetry.logs import LogFormat, set_up
 
 MODEL_NOT_LOADED = 3
 """Exit status that tells whoever starts consumers that another start would not help; 2 are wrong flags."""
@@ -23,14 +24,12 @@ MODEL_NOT_LOADED = 3
 _SAME_SIGNAL_S = 0.1
 
 
-def serve(make_consumer: Callable[[], Consumer]) -> int:
+def serve(make_consumer: Callable[[], Consumer], log_format: LogFormat = "auto") -> int:
     """Run a consumer until SIGTERM or SIGINT has drained it, and give the exit status.
 
     1 means that it could not start or go on, 3 that the model cannot be loaded; the log says why.
     """
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    set_up(log_format)
     # Texts are tokenized one by one: a pool of threads would only stand in the engine's way.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
@@ -79,7 +78,7 @@ async def _until_stopped(make_consumer: Callable[[], Consumer]) -> None:
 def main() -> int:
     """Entry point."""
     settings = parse_settings(sys.argv[1:])
-    return serve(lambda: Consumer(settings))
+    return serve(lambda: Consumer(settings), settings.log_format)
 
 
 if __name__ == "__main__":

@@ -195,10 +195,16 @@ def _decode(lease: Lease) -> Job:
 def _log_foreign(lease: Lease, found: Checkpoint, fingerprint: str) -> None:
     if found.other_fingerprints:
         words = "job %s goes on after tokens of %s, which it has published; this is %r"
-        log.warning(words, lease.key, " and ".join(map(repr, found.other_fingerprints)), fingerprint)
+        log.warning(
+            words,
+            lease.key,
+            " and ".join(map(repr, found.other_fingerprints)),
+            fingerprint,
+            extra={"job": lease.key},
+        )
     elif found.stale:
         words = "job %s starts anew: its checkpoints are of another model, or not whole; this is %r"
-        log.warning(words, lease.key, fingerprint)
+        log.warning(words, lease.key, fingerprint, extra={"job": lease.key})
 
 
 def _repetition(wanted: SamplingParams) -> RepetitionDetection | None:

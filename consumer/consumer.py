@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 
 from consumer.broker import Broker
+from consumer.engine_counts import Moment
 from consumer.engine_host import EngineHost
 from consumer.failures import retry_delay_ms
 from consumer.intake import Intake
@@ -25,6 +26,7 @@ from consumer.running import RunningJob
 from consumer.runs import Runs
 from consumer.settings import Settings
 from consumer.tasks import Tasks
+from consumer.telemetry import Telemetry
 from consumer.tokenizer_threads import TokenizerThreads
 from penstock.errors import PenstockError, ServerError, ServerUnavailable
 from penstock.keys import Keys
@@ -32,6 +34,7 @@ from penstock.link import BLOCK_MS, Link
 from penstock.messages import Heartbeat
 from penstock.pool import REPLY_TIMEOUT_S
 from penstock.server import check_server
+from penstock.telemetry.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -49,13 +52,19 @@ class Consumer:
     """One consumer process. `run` until `stop` was called and everything is given back."""
 
     def __init__(
-        self, settings: Settings, *, engine_command: Sequence[str] = (), broker_type: type[Broker] = Broker
+        self,
+        settings: Settings,
+        *,
+        engine_command: Sequence[str] = (),
+        broker_type: type[Broker] = Broker,
+        tracing: Tracing | None = None,
     ) -> None:
         """Prepare; nothing is connected or started before `run`.
 
         Args:
             engine_command: replaces `python -m engine.process`, see `start_engine`.
             broker_type: replaces the broker by one that fails where a test wants it to.
+            tracing: in the place of what the environment asks for.
         """
         self._settings = settings
         # A renewal that meets a connection which died without a word must have time for another one.
@@ -64,10 +73,14 @@ class Consumer:
         name = f"{settings.stable_name}.{secrets.token_hex(4)}"
         self._broker = broker_type(self._link, Keys(settings.shard), name, settings.lease_ms)
         self._outage = Outage(self._connection_lost)
-        self._publisher = Publisher(self._broker, self._held, self._drop, self._outage, self._retry_delay_ms)
+        self._telemetry = Telemetry(settings, name, self._moment, tracing)
+        self._observer = observer = self._telemetry.observer
+        self._publisher = Publisher(
+            self._broker, self._held, self._drop, self._outage, self._retry_delay_ms, observer
+        )
         self._threads = TokenizerThreads(settings.coalesce_ms)
         self._engine = EngineHost(settings, self._threads, self._on_phase, engine_command)
-        self._runs = Runs(self._engine, self._threads, self._publisher, settings.max_engine_deaths)
+        self._runs = Runs(self._engine, self._threads, self._publisher, settings.max_engine_deaths, observer)
         self._intake = Intake(
             self._broker, self._engine, self._threads, self._runs, self._outage, settings.lookahead
         )
@@ -97,6 +110,7 @@ class Consumer:
             ServerError: the server refuses us, or is unsuitable (too old, evicting).
         """
         try:
+            await self._telemetry.start()
             async with Tasks() as tasks:
                 tasks.start(self._pulse.run())
                 if await tasks.unless(self._stop, self._start()):
@@ -106,6 +120,7 @@ class Consumer:
                     tasks.start(self._engine.watch(lambda: self._runs.engine_has_work))
                     tasks.start(self._runs.expire())
                     tasks.start(self._publisher.run())
+                    tasks.start(self._pulse.tell(lambda: self._runs.counts.num_computed_tokens))
                     await tasks.unless(self._stop, asyncio.Event().wait())
                     claiming.cancel()
                     await asyncio.gather(claiming, return_exceptions=True)
@@ -165,12 +180,15 @@ class Consumer:
         try:
             await self._broker.settle(job.lease, job.num_tokens)
         except ServerError as error:
-            log.info("what job %s has cost was not charged to its lane: %s", job.lease.key, error)
+            key = job.lease.key
+            words = "what job %s has cost was not charged to its lane: %s"
+            log.info(words, key, error, extra={"job": key})
 
     def _held(self) -> list[Lease]:
         return [*self._intake.admitting, *self._runs.held]
 
     def _drop(self, lease: Lease) -> None:
+        self._observer.lost(lease)
         self._runs.drop(lease)
 
     def _connection_lost(self) -> None:
@@ -181,7 +199,7 @@ class Consumer:
         return retry_delay_ms(self._settings.retry_delay_s, num_failures, self._settings.lease_ms)
 
     def _beat(self) -> Heartbeat:
-        served = self._engine.served
+        served, counts = self._engine.served, self._runs.counts
         return Heartbeat(
             model=self._settings.model_name,
             phase="draining" if self._stop.is_set() else self._engine.phase,
@@ -194,6 +212,20 @@ class Consumer:
             started_ms=self._started_ms,
             tool_format=served.markers.tool_format if served else None,
             reasoning=served.markers.reasoning if served else None,
+            num_waiting=counts.num_waiting,
+            kv_usage=round(counts.kv_usage(served.ready.num_blocks), 4) if served else 0.0,
+            prompt_tokens_total=counts.num_prompt_tokens,
+            generation_tokens_total=counts.num_generation_tokens,
+        )
+
+    def _moment(self) -> Moment:
+        served = self._engine.served
+        return Moment(
+            counts=self._runs.counts,
+            num_leases=len(self._held()),
+            ready=served is not None and self._engine.phase == "ready",
+            num_blocks=served.ready.num_blocks if served else 0,
+            max_num_seqs=served.ready.max_num_seqs if served else 0,
         )
 
     # Ending
@@ -229,6 +261,7 @@ class Consumer:
         await self._engine.stop()
         self._threads.close()
         await self._link.aclose()
+        await self._telemetry.stop()
 
     async def _give_back(self) -> None:
         """Give back what was claimed and is not admitted."""

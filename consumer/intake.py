@@ -60,6 +60,7 @@ class Intake:
             self.admitting = await self._outage.patiently(lambda credit=credit: self._claim(credit))
             claimed = len(self.admitting)
             if claimed:
+                self._runs.observer.claimed(self.admitting)
                 await self._admit(last=claimed < credit)
                 if claimed == credit:
                     continue

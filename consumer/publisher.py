@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from consumer.broker import Broker
 from consumer.lease import Ending, Lease, Progress
+from consumer.observer import NOBODY, Observer
 from consumer.outage import Outage
 from penstock.backoff import pauses
 from penstock.errors import ServerError
@@ -25,6 +26,7 @@ class Publisher:
         on_lost: Callable[[Lease], None],
         outage: Outage,
         retry_delay_ms: Callable[[int], int],
+        observer: Observer = NOBODY,
     ) -> None:
         """Write by this broker.
 
@@ -37,6 +39,7 @@ class Publisher:
         self._on_lost = on_lost
         self._outage = outage
         self._retry_delay_ms = retry_delay_ms
+        self._observer = observer
         self._progress: list[Progress] = []
         self._endings: list[Ending] = []
         self._failures: list[Ending] = []
@@ -84,6 +87,8 @@ class Publisher:
             progress, endings = list(self._progress), list(self._endings)
             lost = await self._broker.publish(progress) if progress else []
             del self._progress[: len(progress)]
+            if progress:
+                self._observer.published(progress)
             # The end of a run that has just lost its stream must not be written behind the hole.
             endings = _without(endings, lost)
             self._endings = _without(self._endings, lost)
@@ -91,13 +96,17 @@ class Publisher:
             await self._give_up(lost)
             lost = await self._broker.commit(endings) if endings else []
             del self._endings[: len(endings)]
+            if endings:
+                self._observer.committed(_without(endings, lost))
             await self._give_up(lost + await self._fail())
         self._idle.set()
 
     async def _give_up(self, lost: Sequence[Lease]) -> None:
         if not lost:
             return
-        log.warning("%d leases are lost, %s first: the jobs run or end elsewhere", len(lost), lost[0].key)
+        first = lost[0].key
+        words = "%d leases are lost, %s first: the jobs run or end elsewhere"
+        log.warning(words, len(lost), first, extra={"job": first})
         for lease in lost:
             self._on_lost(lease)
         # Where only the stream is gone, the lease is still ours: others may have it at once. But a server
@@ -114,12 +123,20 @@ class Publisher:
             delay_ms = self._retry_delay_ms(ending.lease.num_failures)
             outcome = await self._broker.fail(ending, delay_ms)
             del self._failures[0]
+            self._observer.failed(ending, outcome)
             key, words = ending.lease.key, ending.failure.error.message
             match outcome:
                 case "retry":
-                    log.warning("job %s failed and is tried again in %.1f s: %s", key, delay_ms / 1000, words)
+                    after_s = delay_ms / 1000
+                    log.warning(
+                        "job %s failed and is tried again in %.1f s: %s",
+                        key,
+                        after_s,
+                        words,
+                        extra={"job": key},
+                    )
                 case "dead":
-                    log.warning("job %s failed for the last time: %s", key, words)
+                    log.warning("job %s failed for the last time: %s", key, words, extra={"job": key})
                 case "lost":
                     lost.append(ending.lease)
         return lost

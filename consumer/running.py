@@ -101,6 +101,16 @@ class RunningJob:
         return len(self.request.prompt_token_ids) + sum(sample.num_tokens for sample in self._samples)
 
     @property
+    def num_cached_tokens(self) -> int:
+        """Of the prompt's tokens: how many the prefix cache had."""
+        return self._num_cached_tokens
+
+    @property
+    def finish_reasons(self) -> list[str]:
+        """Of the samples that have ended."""
+        return [sample.finish_reason for sample in self._samples if sample.finish_reason is not None]
+
+    @property
     def num_rows(self) -> int:
         """How many of the engine's sequences it takes."""
         return self._num_unfinished if self._samples else 1

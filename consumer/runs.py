@@ -11,10 +11,12 @@ import time
 from collections.abc import Sequence
 
 from consumer.deadlines import Deadlines
+from consumer.engine_counts import EngineCounts
 from consumer.engine_host import EngineHost
 from consumer.engine_process import EngineStartFailed
 from consumer.failures import error_of
 from consumer.lease import Ending, Lease, job_key
+from consumer.observer import NOBODY, Observer
 from consumer.publisher import Publisher
 from consumer.quarantine import Quarantine
 from consumer.running import TOO_LATE, RunningJob
@@ -31,7 +33,12 @@ class Runs:
     """Running jobs by job id, what the engine is told of them, and what comes of them."""
 
     def __init__(
-        self, engine: EngineHost, threads: TokenizerThreads, publisher: Publisher, max_engine_deaths: int
+        self,
+        engine: EngineHost,
+        threads: TokenizerThreads,
+        publisher: Publisher,
+        max_engine_deaths: int,
+        observer: Observer = NOBODY,
     ) -> None:
         """Nothing runs yet.
 
@@ -42,6 +49,7 @@ class Runs:
         self._threads = threads
         self._publisher = publisher
         self._max_engine_deaths = max_engine_deaths
+        self.observer = observer
         self._jobs: dict[str, RunningJob] = {}
         self._quarantine = Quarantine()
         self._deadlines = Deadlines()
@@ -50,6 +58,8 @@ class Runs:
         # dies with whatever it is given, every job would be found to be the cause, and the whole queue fail.
         self._suspect_cleared = False
         self._num_waiting = 0
+        self.counts = EngineCounts()
+        """What the engine has done."""
         self._sooner = asyncio.Event()
         self.backlog_ended = False
         """Whether the engine knows that the queue holds no more for now."""
@@ -106,6 +116,7 @@ class Runs:
             if job.deadline is not None:
                 self._deadlines.add(key, job.deadline)
                 self._sooner.set()
+        self.observer.started(jobs)
         held = self._quarantine.active  # suspects are being tried: nobody else joins
         # What has failed before may be what kills engines: it joins alone.
         suspects = [job for job in jobs if held or job.lease.num_failures]
@@ -165,15 +176,17 @@ class Runs:
 
     async def _take_step(self, step: Step) -> None:
         self._num_waiting = step.num_waiting
+        self.counts.take(step)
         self._end_expired()
         outputs = [(job, out) for out in step.outputs if (job := self._run_of(out.request_id))]
+        self.observer.stepped(outputs, self.counts)
         digest = await self._threads.digest(outputs)
         # A job cancelled, lost or expired while the thread was at work has nothing more to say.
         progress = [item for item in digest.progress if self._run_of(item.lease.request_id)]
         ended = [(job, ending) for job, ending in digest.ended if self._run_of(job.request.request_id)]
         self._engine.abort(digest.broken, digest.stopped)
-        for job, _ in ended:
-            self._forget(job)
+        for job, ending in ended:
+            self._forget(job, ending)
             self._deaths_in_a_row = 0
         self._publisher.hand_over(progress, [ending for _, ending in ended])
         if self._quarantine.survived({job.lease.key for job, _ in outputs}):
@@ -191,7 +204,7 @@ class Runs:
             job = self._jobs[key]
             words = f"{TOO_LATE}: `deadline_s` is {job.job.deadline_s:g}"
             ending = job.failure(error_of("deadline_exceeded", words))
-            self._stop(job)
+            self._stop(job, ending)
             self._publisher.hand_over([], [ending])
 
     def _engine_died(self) -> None:
@@ -201,6 +214,7 @@ class Runs:
             EngineStartFailed: it dies again and again, and nothing is ever finished.
         """
         self._deaths_in_a_row += 1
+        self.counts.engine_died()
         self.backlog_ended = False  # nobody has told the next one
         blamed = self._quarantine.engine_died(self._jobs, self._max_engine_deaths)
         if blamed and self._suspect_cleared:
@@ -213,7 +227,7 @@ class Runs:
         for key in blamed:
             job = self._jobs[key]
             ending = job.failure(error_of("engine_error", "the engine dies when it runs this job"))
-            self._forget(job)
+            self._forget(job, ending)
             self._publisher.hand_over([], [ending])
 
     def _survivors(self) -> list[Request]:
@@ -229,13 +243,14 @@ class Runs:
         if key is not None:
             self._engine.submit([self._jobs[key].remaining()])
 
-    def _stop(self, job: RunningJob) -> None:
-        self._forget(job)
+    def _stop(self, job: RunningJob, ending: Ending | None = None) -> None:
+        self._forget(job, ending)
         self._engine.abort([job.lease.request_id])
         self._try_next_suspect()
         self.has_room.set()
 
-    def _forget(self, job: RunningJob) -> None:
+    def _forget(self, job: RunningJob, ending: Ending | None) -> None:
+        self.observer.ended(job, ending)
         del self._jobs[job.lease.key]
         self._quarantine.forget(job.lease.key)
         self._deadlines.forget(job.lease.key)

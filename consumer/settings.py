@@ -17,6 +17,7 @@ from msgspec import Meta, Struct
 from consumer.markers import ReasoningFormatFlag, ToolFormatFlag
 from engine.config import EngineConfig
 from penstock.keys import DEFAULT_SHARD
+from penstock.telemetry.logs import LogFormat
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -53,6 +54,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How often a job may fail in a way that is worth another try, unless it says so itself."""
     retry_delay_s: Annotated[float, Meta(ge=0, le=86_400)] = 1.0
     """Longest delay after a job's first failed attempt; it doubles with each, up to a lease."""
+
+    metrics_port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    """Serve Prometheus metrics at /metrics of this port; 0 serves none."""
+    metrics_host: str = "127.0.0.1"
+    """On this address."""
+    log_format: LogFormat = "auto"
+    """`json`: one object per line. By default as the variable PENSTOCK_LOG_FORMAT says, else text."""
 
     tool_format: ToolFormatFlag = "auto"
     """How the model writes tool calls, for those who read them; by default as its chat template tells."""

@@ -93,7 +93,7 @@ def _admit(
         except JobRefused as refused:
             endings.append(refused.ending)
         except Exception as error:  # whatever is wrong with one job must not end the others
-            log.exception("internal error in the admission of job %s", lease.key)
+            log.exception("internal error in the admission of job %s", lease.key, extra={"job": lease.key})
             endings.append(admission.broken(lease, error, published.get(lease.request_id, ())))
     return jobs, endings
 
@@ -118,7 +118,7 @@ def _digest(outputs: Sequence[tuple[RunningJob, Output]], now: float, interval_s
         except EngineRefused as error:
             digest.ended.append((job, job.failure(error_of(error.kind, str(error)))))
         except Exception as error:  # whatever is wrong with one job must not end the others
-            log.exception("internal error in job %s", job.lease.key)
+            log.exception("internal error in job %s", job.lease.key, extra={"job": job.lease.key})
             failed = error_of("engine_error", f"internal error: {error!r}")
             digest.ended.append((job, job.failure(failed)))
             digest.broken.append(request_id)
@@ -133,5 +133,6 @@ def _checkpoint(jobs: Sequence[RunningJob]) -> list[Progress]:
         try:
             progress += job.take_progress()
         except Exception:  # whoever takes it next generates it again
-            log.exception("internal error in the checkpoint of job %s", job.lease.key)
+            key = job.lease.key
+            log.exception("internal error in the checkpoint of job %s", key, extra={"job": key})
     return progress

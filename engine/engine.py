@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -62,6 +63,12 @@ class Engine:
         self._arriving: deque[tuple[Request, Future[GrammarConstraint] | None]] = deque()
         self._in_flight: tuple[Batch, PendingStep] | None = None
         self._outputs: list[Output] = []
+        self.num_steps = 0
+        """Steps that had something to compute."""
+        self.num_computed_tokens = 0
+        """Tokens that went through the model in them."""
+        self.busy_ns = 0
+        """What they took."""
         on_phase("warming up")
         self._warm_up()
 
@@ -97,6 +104,7 @@ class Engine:
 
     def step(self) -> list[Output]:
         """Runs one batch and returns what has become known: with overlap, of the batch before it."""
+        started_ns = time.perf_counter_ns()
         self._take_arrived()
         if self._arriving and not self.scheduler.has_work:
             self._await_arrival()
@@ -115,6 +123,9 @@ class Engine:
             self._in_flight = (batch, pending)
             if not overlapped:
                 self._retire()
+            self.num_steps += 1
+            self.num_computed_tokens += sum(batch.num_scheduled_tokens)
+            self.busy_ns += time.perf_counter_ns() - started_ns
         outputs, self._outputs = self._outputs, []
         return outputs
 
@@ -197,3 +208,6 @@ class Engine:
             raise ModelError(f"{self.config.model} was loaded but cannot run: {error!r}") from error
         if outputs[-1].error is not None:  # a window of one token, or a token that nobody trained
             log.warning("the warm-up ended early: %s", outputs[-1].error)
+        # Nobody asked for these.
+        self.num_steps = self.num_computed_tokens = self.busy_ns = 0
+        self.scheduler.num_prompt_tokens = self.scheduler.num_cached_tokens = 0

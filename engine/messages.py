@@ -71,6 +71,12 @@ class Step(Struct, frozen=True, tag=True, kw_only=True):
     """Of sequences that started, since start."""
     num_cached_tokens: int = 0
     """How many of them were found in the prefix cache."""
+    num_steps: int = 0
+    """Since start: those that had something to compute."""
+    num_computed_tokens: int = 0
+    """Tokens that went through the model in these steps."""
+    busy_us: int = 0
+    """Microseconds that these steps took, since start."""
 
 
 class Fatal(Struct, frozen=True, tag=True):

@@ -41,6 +41,7 @@ from engine.messages import (
     command_decoder,
     encode_frame,
 )
+from penstock.telemetry.logs import set_up
 
 if TYPE_CHECKING:
     from engine.engine import Engine
@@ -151,6 +152,9 @@ def serve(link: Link, engine: Engine) -> None:
                     num_preemptions=scheduler.num_preemptions,
                     num_prompt_tokens=scheduler.num_prompt_tokens,
                     num_cached_tokens=scheduler.num_cached_tokens,
+                    num_steps=engine.num_steps,
+                    num_computed_tokens=engine.num_computed_tokens,
+                    busy_us=engine.busy_ns // 1000,
                 )
             )
 
@@ -203,7 +207,7 @@ def main(argv: list[str]) -> int:
     """Exit status: 0 when the peer went away, 1 after a Fatal."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    logging.basicConfig(level=logging.INFO, format="engine: %(message)s", stream=sys.stderr)
+    set_up(text="engine: %(message)s")
     for chatty in ("httpx", "httpx2", "httpcore", "httpcore2", "urllib3"):  # a line per request of a download
         logging.getLogger(chatty).setLevel(logging.WARNING)
     sock = socket.socket(fileno=int(argv[1]))

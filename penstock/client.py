@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncGenerator, Iterable
-from contextlib import aclosing, suppress
+from contextlib import aclosing, nullcontext, suppress
 from types import TracebackType
 from typing import Final, Self
 
@@ -19,6 +19,7 @@ from penstock.enqueue import (
     IDEMPOTENCY_TTL_S,
     Call,
     Chunk,
+    EnqueueHook,
     as_job,
     cut,
     enqueue,
@@ -63,17 +64,22 @@ class Client:
     every method but `aclose` may raise `ServerError`.
     """
 
-    def __init__(self, server: str | Redis, shard: str = DEFAULT_SHARD) -> None:
+    def __init__(
+        self, server: str | Redis, shard: str = DEFAULT_SHARD, hook: EnqueueHook | None = None
+    ) -> None:
         """Connect at first use.
 
         Args:
             server: a `redis://`, `rediss://` or `unix://` URL, or a client of `redis.asyncio`, whose
                 connection settings are copied.
             shard: the queue's name in its keys.
+            hook: entered with each job that is enqueued, and left once it is: gives the job to put in its
+                place, with a `traceparent` say. Of many jobs, each is entered and left as it is encoded.
         """
         self._link = Link(server)
         self._keys = Keys(shard)
         self._follower = Follower(self._link)
+        self._hook: EnqueueHook = nullcontext if hook is None else hook
 
     async def __aenter__(self) -> Self:
         return self
@@ -113,10 +119,15 @@ class Client:
             ServerUnavailable: the message says whether the job may have been accepted all the same.
             ValueError: the lane's name, the key or its time is not one.
         """
-        job = as_job(job, None)
-        chunk = Chunk(job.batch, [encode_job(job)])
-        if idempotency_key is None:
-            return (await enqueue(self._link, Call(self._keys, check_lane(lane), chunk)))[0]
+        with self._hook(as_job(job, None)) as hooked:
+            chunk = Chunk(hooked.batch, [encode_job(hooked)])
+            if idempotency_key is None:
+                return (await enqueue(self._link, Call(self._keys, check_lane(lane), chunk)))[0]
+            return await self._submit_once(chunk, lane, idempotency_key, idempotency_ttl_s)
+
+    async def _submit_once(
+        self, chunk: Chunk, lane: str, idempotency_key: str, idempotency_ttl_s: float
+    ) -> str:
         if not 0.001 <= idempotency_ttl_s <= LONGEST_IDEMPOTENCY_TTL_S:
             raise ValueError(
                 f"idempotency_ttl_s is {idempotency_ttl_s:g}; its range: 0.001 to {LONGEST_IDEMPOTENCY_TTL_S}"
@@ -153,10 +164,14 @@ class Client:
         if chunk < 1:
             raise ValueError(f"chunk is {chunk}; it must be 1 or more")
         check_lane(lane)
-        chunks = cut(jobs, batch, chunk)
+        chunks = cut(jobs if self._hook is nullcontext else map(self._hooked, jobs), batch, chunk)
         if idempotency_keys is not None:
             chunks = with_keys(chunks, idempotency_keys)
         return await enqueue_all(self._link, (Call(self._keys, lane, chunk) for chunk in chunks))
+
+    def _hooked(self, job: Job | str) -> Job:
+        with self._hook(as_job(job, None)) as hooked:
+            return hooked
 
     async def result(self, job_id: str, timeout: float | None = None) -> Done:  # noqa: ASYNC109 - the common name
         """Wait for a job's end and give its outcome.

@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from itertools import islice
 
 import msgspec
@@ -47,6 +48,10 @@ class Cursor(msgspec.Struct, frozen=True):
     new: str
     epoch: str = ""
     """The driver's; empty where nobody has taken the batch."""
+
+
+EnqueueHook = Callable[[Job], AbstractContextManager[Job]]
+"""See `penstock.client.Client`."""
 
 
 class Chunk(msgspec.Struct):

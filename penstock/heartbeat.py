@@ -39,6 +39,15 @@ class Heartbeat(Struct, frozen=True, kw_only=True, omit_defaults=True):
     reasoning: ReasoningMarkers | None = None
     """`None` where the model's chat template marks no reasoning."""
 
+    num_waiting: int = 0
+    """Sequences that the engine has and cannot run yet."""
+    kv_usage: float = 0.0
+    """The part of the KV cache that is in use, from 0 to 1."""
+    prompt_tokens_total: int = 0
+    """Tokens of prompts that it has run since it was started, those of the prefix cache included."""
+    generation_tokens_total: int = 0
+    """Tokens that it has generated since it was started."""
+
     def alive(self, now_ms: int) -> bool:
         """Whether the consumer is to be counted on at server time `now_ms`."""
         return now_ms - self.at_ms <= 3 * self.interval_ms

@@ -13,8 +13,10 @@ from litestar.di import Provide
 from litestar.types import ControllerRouterHandler
 
 from penstock.client import Client
+from penstock.enqueue import EnqueueHook
 from penstock.keys import Keys
 from penstock.link import Link
+from penstock.telemetry.tracing import Tracing
 from producer.gateway import health
 from producer.gateway.access import Access
 from producer.gateway.batches import routes as batch_routes
@@ -36,6 +38,7 @@ from producer.gateway.replies import HANDLERS
 from producer.gateway.served import Served
 from producer.gateway.settings import GatewaySettings
 from producer.gateway.storage import open_storage
+from producer.gateway.telemetry import GatewayTelemetry, metrics_route
 from producer.gateway.webhooks import routes as webhook_routes
 from producer.gateway.webhooks.endpoints import open_webhooks
 from producer.gateway.webhooks.events import Events
@@ -60,18 +63,24 @@ ROUTES: Final[tuple[ControllerRouterHandler, ...]] = (
 )
 
 
-def make_app(settings: GatewaySettings) -> Litestar:
-    """An application that opens its connections when it starts."""
+def make_app(settings: GatewaySettings, tracing: Tracing | None = None) -> Litestar:
+    """An application that opens its connections when it starts. `tracing`: instead of the environment's."""
+    telemetry = GatewayTelemetry(tracing)
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncGenerator[None]:
-        async with open_gateway(settings) as gateway:
+        async with open_gateway(settings, telemetry.tracing.enqueue) as gateway:
             app.state.gateway = gateway
-            yield
+            telemetry.open(gateway)
+            try:
+                yield
+            finally:
+                await telemetry.aclose()
 
     described = ApiDescription()
     return Litestar(
-        route_handlers=ROUTES,
+        route_handlers=(*ROUTES, metrics_route(public=settings.metrics_public)),
+        state=State({"telemetry": telemetry}),
         lifespan=[lifespan],
         dependencies={"gateway": Provide(_gateway, sync_to_thread=False)},
         middleware=[Access()],
@@ -86,14 +95,14 @@ def make_app(settings: GatewaySettings) -> Litestar:
 
 
 @asynccontextmanager
-async def open_gateway(settings: GatewaySettings) -> AsyncGenerator[Gateway]:
-    """Everything that routes need, closed at the end."""
+async def open_gateway(settings: GatewaySettings, hook: EnqueueHook | None = None) -> AsyncGenerator[Gateway]:
+    """Everything that routes need, closed at the end. `hook`: see `Client`."""
     keys = Keys(settings.shard)
     link = Link(settings.redis)
     storage = open_storage(settings.storage_url)
     served = Served(link, keys)
     try:
-        async with Client(settings.redis, settings.shard) as client:
+        async with Client(settings.redis, settings.shard, hook) as client:
             webhooks = open_webhooks(settings, link, keys.gateway_webhooks)
             async with (
                 ServerMeter(link, keys) as meter,

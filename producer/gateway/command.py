@@ -6,7 +6,6 @@ import asyncio
 import gc
 import logging
 import socket
-import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from importlib import import_module
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec.structs import replace
 
 from penstock.errors import InstallationError, PenstockError, ServerUnavailable
+from penstock.telemetry.logs import set_up
 from producer.gateway.installed import require_gateway
 from producer.gateway.settings import GatewaySettings
 from producer.serving import Stop, first_of, require_suitable
@@ -37,9 +37,7 @@ def run_gateway(settings: GatewaySettings) -> int:
         PenstockError: it could not start.
     """
     require_gateway()
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    set_up(settings.log_format)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells every request
     try:
         import uvloop  # absent on Windows, and not needed for anything but speed

@@ -66,7 +66,7 @@ class GatewayServer:
         self._app = app
         self._server = _Server(
             uvicorn.Config(
-                app,
+                app.state.telemetry.watch(app),
                 log_config=None,
                 access_log=False,
                 server_header=False,

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from penstock.telemetry.logs import LogFormat
 from producer.errors import UsageError
 
 MIB = 1024**2
@@ -52,6 +53,10 @@ class GatewaySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """How long a drain waits for answers that are under way."""
     private_webhooks: bool = False
     """Let webhooks go to private and loopback addresses."""
+    metrics_public: bool = False
+    """Let everybody read /metrics; else it takes an operator's key, where keys are on."""
+    log_format: LogFormat = "auto"
+    """`json`: one object per line. By default as the variable PENSTOCK_LOG_FORMAT says, else text."""
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     cors_origins: tuple[str, ...] = ()

@@ -13,17 +13,24 @@ from consumer.broker import Broker
 from consumer.consumer import Consumer
 from consumer.settings import Settings
 from engine.config import EngineConfig
+from penstock.telemetry.tracing import Tracing
 
 SCRIPTED_ENGINE = [sys.executable, "-m", "tests.consumer.scripted_engine"]
 
 
 def make_consumer(
-    url: str, model: Path, *, max_num_seqs: int = 64, broker_type: type[Broker] = Broker, **settings: Any
+    url: str,
+    model: Path,
+    *,
+    max_num_seqs: int = 64,
+    broker_type: type[Broker] = Broker,
+    tracing: Tracing | None = None,
+    **settings: Any,
 ) -> Consumer:
     """A consumer of the queue at `url` whose engine is the script in `model`."""
     engine = EngineConfig(model=str(model), max_num_seqs=max_num_seqs)
     whole = Settings(engine=engine, redis=url, **settings)
-    return Consumer(whole, engine_command=SCRIPTED_ENGINE, broker_type=broker_type)
+    return Consumer(whole, engine_command=SCRIPTED_ENGINE, broker_type=broker_type, tracing=tracing)
 
 
 @asynccontextmanager

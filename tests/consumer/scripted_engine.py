@@ -73,6 +73,7 @@ class ScriptedEngine:
         self.ended: list[Output] = []
         self.scored: set[str] = set()
         self.seen = 0
+        self.num_prompt_tokens = self.num_cached_tokens = self.num_steps = self.num_computed_tokens = 0
         self.steps: dict[tuple[str, int], int] = {}
         self.buffer = b""
 
@@ -184,6 +185,12 @@ class ScriptedEngine:
                 )
                 continue
             self.running[request.request_id, sample.index] = (request, position)
+            self.num_prompt_tokens += len(request.prompt_token_ids)
+            self.num_cached_tokens += len(request.prompt_token_ids) // 2
+            self.num_computed_tokens += len(request.prompt_token_ids) - 1
+        self.num_steps += 1
+        self.num_computed_tokens += len(self.running)
+        num_held = len(self.running)
         time.sleep(self.script.get("step_s", 0.0))
         outputs = self.ended + [self._advance(key) for key in list(self.running)]
         self.ended = []
@@ -192,8 +199,13 @@ class ScriptedEngine:
                 outputs=outputs,
                 num_running=len(self.running),
                 num_waiting=len(self.waiting),
-                num_free_blocks=1000,
+                num_free_blocks=1000 - num_held,
                 num_preemptions=0,
+                num_prompt_tokens=self.num_prompt_tokens,
+                num_cached_tokens=self.num_cached_tokens,
+                num_steps=self.num_steps,
+                num_computed_tokens=self.num_computed_tokens,
+                busy_us=1000 * self.num_steps,
             )
         )
 

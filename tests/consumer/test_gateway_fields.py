@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 from typing import Any
@@ -154,3 +155,17 @@ async def test_formats_may_be_set_by_flag(redis: Redis, redis_url: str, tmp_path
     model = save_model(tmp_path / "model", template=TEMPLATE, special=SPECIAL)
     beat = await heartbeat(redis, redis_url, model, tool_format="hermes", reasoning_format="none")
     assert (beat.tool_format, beat.reasoning) == ("hermes", None)
+
+
+async def test_a_heartbeat_tells_how_much_was_done(redis: Redis, redis_url: str, tmp_path: Path) -> None:
+    model = save_model(tmp_path / "model", template=TEMPLATE, special=SPECIAL)
+    async with Client(redis_url) as client, consuming(redis_url, model, lease_s=0.5):
+        await client.result(await client.submit(few(prompt="xyz")), timeout=10)
+        async with asyncio.timeout(10):
+            while True:
+                (beat,) = map(decode_heartbeat, (await redis.hgetall(Keys().consumers)).values())
+                if beat.generation_tokens_total:
+                    break
+                await asyncio.sleep(0.05)
+    assert (beat.prompt_tokens_total, beat.generation_tokens_total) == (3, 2)
+    assert (beat.num_waiting, beat.kv_usage) == (0, 0.001)

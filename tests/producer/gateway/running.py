@@ -10,16 +10,19 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+from penstock.telemetry.tracing import Tracing
 from producer.gateway.app import make_app
 from producer.gateway.serve import GatewayServer, listen, url_of
 from producer.gateway.settings import GatewaySettings
 
 
 @asynccontextmanager
-async def serving(redis_url: str, folder: Path, **settings: Any) -> AsyncIterator[str]:
+async def serving(
+    redis_url: str, folder: Path, tracing: Tracing | None = None, **settings: Any
+) -> AsyncIterator[str]:
     """The gateway's URL while it runs."""
     made = GatewaySettings(redis=redis_url, folder=folder, port=0, **settings)
-    server = GatewayServer(make_app(made), made)
+    server = GatewayServer(make_app(made, tracing), made)
     taken = listen(made)
     url = url_of(made, taken)
     running = asyncio.create_task(server.run(taken))
