@@ -55,15 +55,14 @@ def cpu_plan(
 ) -> list[Session]:
     """The comparison on a processor: about an hour on two cores. Those peers are in it that are named.
 
-    All of them on the short workloads; on the long ones ours in 8 bits and in bfloat16, vLLM in both
-    precisions and llama.cpp in 16 bits; then a second shape, and the tiny one. transformers, which takes
-    minutes, has one.
+    All of them on the short workloads; on the long ones ours in 8 bits and in bfloat16, vLLM and llama.cpp
+    in 16 bits; then a second shape, and the tiny one. transformers, which takes minutes, has one.
     """
     ours = Session("ours", "qwen3-0.6b-32k", LIGHT, "cpu", "fp32", {"ops": "cpu", **(settings or {})})
     light = [replace(ours, precision=one, limit_s=300) for one in precisions]
     fast = [one for one in light if one.precision in ("int8", "bf16")] or light
     others = [one for peer in peers for one in _peer_sessions(peer, light[0], 400)]
-    heavy_peers = [one for one in others if one.system == "vllm" or one.label == "llama.cpp F16"]
+    heavy_peers = [one for one in others if one.label in ("vllm bf16", "llama.cpp F16")]
     heavy = [replace(one, workloads=HEAVY, limit_s=900) for one in (*fast, *heavy_peers)]
     both = [one for one in others if one.system != "transformers"]
     second = [replace(one, model="llama-3.2-1b", limit_s=400) for one in (*fast, *both)]
