@@ -135,7 +135,7 @@ async def test_each_request_is_one_line_that_tells_no_prompt(
         ("GET", "unmatched", 404),
         ("GET", "unmatched", 404),
         ("POST", "/v1/penstock/jobs", 202),
-        ("GET", "/v1/penstock/jobs/{job_id:str}", 200),
+        ("GET", "/v1/penstock/jobs/{job_id}", 200),
     ]
     assert [line["job"] for line in lines[1:]] == ["", "", *[submitted["id"].rpartition(".")[0]] * 2]
     assert lines[0]["request_id"] == lines[0]["job"] == reply.headers["x-request-id"]
