@@ -75,7 +75,7 @@ class ConsumerMetrics(Sink):
         self._prompts, self._generations = Tally(_COUNT_BOUNDS), Tally(_COUNT_BOUNDS)
         self._iterations, self._steps = Tally(_ITERATION_BOUNDS), Tally(_STEP_BOUNDS)
         self._publishes, self._commits = Tally(_BATCH_BOUNDS), Tally(_BATCH_BOUNDS)
-        self._reasons = Counter(dict.fromkeys(FINISHED_REASONS, 0))
+        self._reasons = Counter[str](dict.fromkeys(FINISHED_REASONS, 0))
         self._attempts = Counter[str]()
         self._dead = Counter[str]()
         self._failed = Counter[str]()

@@ -97,7 +97,7 @@ class Publisher:
             lost = await self._broker.commit(endings) if endings else []
             del self._endings[: len(endings)]
             if endings:
-                self._observer.committed(_without(endings, lost))
+                self._observer.committed(_without(endings, lost) if lost else endings)
             await self._give_up(lost + await self._fail())
         self._idle.set()
 

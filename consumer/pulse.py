@@ -10,7 +10,8 @@ What could hold it up, and what bounds each:
 - one call that keeps the lock: at most the decoding of one job's JSON (4 MiB, some 10 ms), or the check of an
   output that has a form (a schema's cost is bounded beforehand, see `schema_cost`; a regular expression's
   is linear);
-- what the loop does itself: a frame of the engine or a reply of the server, each some milliseconds.
+- what the loop does itself: a frame of the engine, a reply of the server or, at most once a second, the text
+  of its metrics, each some milliseconds.
 
 A pulse that comes too late in spite of this (SIGSTOP, a machine asleep) does no harm: the server tells which
 leases are lost, and those jobs are dropped without a word.

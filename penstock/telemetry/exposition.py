@@ -92,8 +92,8 @@ class Exposition:
             return _reply(404, _PLAIN, b"there is /metrics alone\n")
         if method not in ("GET", "HEAD"):
             return _reply(405, _PLAIN, b"GET it\n", "Allow: GET, HEAD\r\n")
-        headers = dict(line.lower().partition(":")[::2] for line in rest)
-        kind, text = self._text(headers.get("accept", "").strip())
+        accept = next((line[7:].strip() for line in rest if line.lower().startswith("accept:")), "")
+        kind, text = self._text(accept)
         whole = _reply(200, kind, text)
         return whole if method == "GET" else whole[: len(whole) - len(text)]
 

@@ -62,18 +62,20 @@ class SpanTracing:
             attributes={"http.request.method": exchange.method, "url.scheme": exchange.scope["scheme"]},
         )
         with span as current:
-            yield
-            current.update_name(f"{exchange.method} {exchange.route}")
-            current.set_attributes(
-                {
-                    "http.route": exchange.route,
-                    "http.response.status_code": exchange.status,
-                    "penstock.tenant": exchange.tenant,
-                    "penstock.request.id": exchange.request_id,
-                }
-            )
-            if exchange.status >= 500:
-                current.set_status(Status(StatusCode.ERROR))
+            try:
+                yield
+            finally:
+                current.update_name(f"{exchange.method} {exchange.route}")
+                current.set_attributes(
+                    {
+                        "http.route": exchange.route,
+                        "http.response.status_code": exchange.status,
+                        "penstock.tenant": exchange.tenant,
+                        "penstock.request.id": exchange.request_id,
+                    }
+                )
+                if exchange.status >= 500:
+                    current.set_status(Status(StatusCode.ERROR))
 
     @contextmanager
     def enqueue(self, job: Job) -> Generator[Job]:

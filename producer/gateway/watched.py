@@ -17,6 +17,9 @@ from producer.gateway.http_metrics import UNMATCHED, HttpMetrics
 log = logging.getLogger("gateway.access")
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_JOB_ID: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}\.[0-9]{1,20}-[0-9]{1,20}(\.[0-9a-f]{16})?")
+"""A handle is that and a tag."""
+_JOBS: Final = "/v1/penstock/jobs/"
 _QUIET: Final = ("/health", "/health/live", "/health/ready", "/metrics")
 """Asked by machines all the time: logged at level DEBUG, and not traced."""
 _GONE: Final = 499
@@ -42,6 +45,7 @@ class Exchange:
         self.is_stream = False
         self.first_event_at: float | None = None
         self.request_id = ""
+        self.location = ""
         self._receive = receive
         self._send = send
 
@@ -64,6 +68,14 @@ class Exchange:
     def tenant(self) -> str:
         """Whose it is; empty where nobody was let in."""
         return getattr(self.scope.get("auth"), "tenant", "")
+
+    @property
+    def job(self) -> str:
+        """Id of the job that it is about, as the consumer knows it; empty where it is about none."""
+        named = str(self.scope.get("path_params", {}).get("job_id", ""))
+        made = self.location.removeprefix(_JOBS) if self.location.startswith(_JOBS) else ""
+        found = _JOB_ID.match(named or made or self.request_id)
+        return found[0] if found is not None else ""
 
     def header(self, name: bytes) -> str:
         """Of the request; empty where it has none."""
@@ -92,6 +104,7 @@ class Exchange:
         headers = message["headers"] = list(message.get("headers", []))
         found = {key.lower(): value for key, value in headers}
         self.is_stream = found.get(b"content-type", b"").startswith(b"text/event-stream")
+        self.location = found.get(b"location", b"").decode("latin-1")
         self.request_id = found.get(b"x-request-id", b"").decode("latin-1")
         if not self.request_id:
             given = self.header(b"x-request-id")
@@ -133,9 +146,12 @@ class Watched:
             "ms": round(seconds * 1000, 1),
             "tenant": exchange.tenant,
             "request_id": exchange.request_id,
+            "job": exchange.job,
         }
         level = logging.DEBUG if exchange.is_quiet else logging.INFO
-        words = "%(method)s %(route)s %(status)d %(ms).1f ms tenant=%(tenant)s request=%(request_id)s"
+        words = (
+            "%(method)s %(route)s %(status)d %(ms).1f ms tenant=%(tenant)s request=%(request_id)s job=%(job)s"
+        )
         log.log(level, words, fields, extra=fields)
 
 

@@ -13,10 +13,14 @@ import pytest
 from redis.asyncio import Redis
 
 from consumer.consumer import Consumer
+from consumer.job_watch import JobWatch
+from consumer.settings import Settings
+from engine.config import EngineConfig
 from penstock.client import Client
 from penstock.errors import JobFailed, PenstockError
 from penstock.keys import Keys
 from penstock.messages import Job, SamplingParams
+from tests.consumer.in_process import TINY
 from tests.consumer.models import save_model
 from tests.consumer.running import consuming, make_consumer
 from tests.consumer.scraping import Scrape, free_port, lint, scrape
@@ -29,7 +33,7 @@ async def measured(redis_url: str, model: Path, **settings: Any) -> AsyncIterato
     """A client, and where the metrics of the consumer behind it are."""
     port = free_port()
     async with (
-        consuming(redis_url, model, metrics_port=port, **settings),
+        consuming(redis_url, model, metrics_port=port, **settings) as consumer,
         Client(redis_url) as client,
     ):
         async with asyncio.timeout(WAIT_S):
@@ -42,6 +46,9 @@ async def measured(redis_url: str, model: Path, **settings: Any) -> AsyncIterato
                     writer.close()
                     break
         yield client, f"http://127.0.0.1:{port}/metrics"
+        watch = consumer._telemetry.observer
+        assert isinstance(watch, JobWatch)
+        assert len(watch) == consumer.num_running, "times are kept of jobs that have ended"
 
 
 def job(prompt: str, max_tokens: int, **fields: Any) -> Job:
@@ -177,3 +184,36 @@ async def test_a_taken_port_ends_the_consumer_before_it_takes_jobs(redis_url: st
         second: Consumer = make_consumer(redis_url, model, metrics_port=int(url.split(":")[2].split("/")[0]))
         with pytest.raises(PenstockError, match="--metrics-port names another port"):
             await second.run()
+
+
+async def test_an_engine_tells_what_its_steps_and_its_cache_did(redis_url: str) -> None:
+    port = free_port()
+    engine = EngineConfig(model=str(TINY), max_num_seqs=8, max_num_batched_tokens=64, num_threads=1)
+    consumer = Consumer(Settings(engine=engine, redis=redis_url, metrics_port=port))
+    running = asyncio.create_task(consumer.run())
+    prompt, params = "What is 12 + 30?" * 8, SamplingParams(max_tokens=6, ignore_eos=True, temperature=0)
+    try:
+        async with Client(redis_url) as client:
+            used = [
+                (
+                    await client.result(await client.submit(Job(prompt=prompt, sampling_params=params)), 60)
+                ).usage
+                for _ in range(2)
+            ]
+        found = await until(f"http://127.0.0.1:{port}/metrics", "vllm:e2e_request_latency_seconds_count", 2)
+    finally:
+        consumer.stop()
+        await running
+    num_prompt, num_cached = used[0].prompt_tokens, used[1].cached_tokens
+    assert num_cached > 0
+    assert found.value("vllm:prompt_tokens_total") == 2 * num_prompt
+    assert found.value("vllm:prefix_cache_hits_total") == num_cached
+    assert found.value("vllm:generation_tokens_total") == 12
+    # The last token of an output is never run through the model.
+    computed = 2 * num_prompt - num_cached + 2 * 5
+    assert found.value("vllm:iteration_tokens_total_sum") == computed
+    steps = found.value("penstock_engine_step_seconds_count")
+    assert 2 * 6 + 1 <= steps <= computed
+    assert found.value("penstock_engine_step_seconds_sum") > 0
+    assert found.value("vllm:kv_cache_usage_perc") == 0  # what is only remembered is free
+    assert found.value("penstock_engine_ready") == 1

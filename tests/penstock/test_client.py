@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
+from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from penstock import (
@@ -413,3 +416,22 @@ async def test_settings_that_somebody_spoiled_by_hand_keep_nobody_out(client: Cl
 def test_a_deadline_that_is_no_number_is_refused() -> None:
     with pytest.raises(InvalidJob, match="deadline_s"):
         Job(prompt="x", deadline_s=float("nan"))
+
+
+async def test_a_hook_puts_another_job_in_the_place_of_each(redis_url: str, redis: Redis) -> None:
+    left: list[str | None] = []
+
+    @contextmanager
+    def hook(job: Job) -> Iterator[Job]:
+        yield replace(job, custom_id=f"of {job.prompt}")
+        left.append(job.prompt)
+
+    async with Client(redis_url, hook=hook) as client:
+        await client.submit("a")
+        await client.submit(Job(prompt="b"), idempotency_key="k")
+        await client.submit_many(["c", Job(prompt="d")])
+        with pytest.raises(InvalidJob):
+            await client.submit(Job(prompt="e" * 5_000_000))
+    jobs = [decode_job(fields[b"job"]) for _, fields in await redis.xrange(KEYS.jobs("standard"))]
+    assert [(job.prompt, job.custom_id) for job in jobs] == [(name, f"of {name}") for name in "abcd"]
+    assert left == [*"abcd"]  # the fifth's error was raised into it

@@ -1,4 +1,4 @@
-"""Logs as JSON: what a line holds, in the consumer and in the engine that it starts, and what it never does."""
+"""Logs as JSON: what a line holds, of a consumer and of the engine that it starts, and what it never does."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from penstock.messages import Job, SamplingParams
 from penstock.sync import SyncClient
@@ -22,7 +23,10 @@ TINY = Path(__file__).parents[2] / "examples" / "models" / "tiny"
 
 def formatted(*args: Any, **extra: Any) -> dict[str, Any]:
     logger = logging.getLogger("somewhere")
-    record = logger.makeRecord("somewhere", logging.WARNING, __file__, 1, args[0], args[1:], None, extra=extra)
+    words, *rest = args
+    record = logger.makeRecord(
+        "somewhere", logging.WARNING, __file__, 1, words, tuple(rest), None, extra=extra
+    )
     (line,) = JsonFormatter().format(record).splitlines()
     return json.loads(line)
 
@@ -61,8 +65,9 @@ def test_a_consumer_and_its_engine_log_json_with_job_ids_and_no_text(
     try:
         with SyncClient(redis_url) as client:
             params = SamplingParams(max_tokens=4, temperature=0)
-            answered = client.result(client.submit(Job(prompt="What is 12 + 30?", sampling_params=params)), 60)
-            refused = client.submit(Job(prompt="What is 12 + 30?", model="other", sampling_params=params))
+            asked = Job(prompt="What is 12 + 30?", sampling_params=params)
+            answered = client.result(client.submit(asked), 60)
+            refused = client.submit(replace(asked, model="other"))
             with pytest.raises(Exception, match="other"):
                 client.result(refused, 60)
     finally:
@@ -70,7 +75,7 @@ def test_a_consumer_and_its_engine_log_json_with_job_ids_and_no_text(
         running.wait(30)
     text = (tmp_path / "log").read_text()
     lines = [json.loads(line) for line in text.splitlines()]
-    assert {"consumer", "engine"} == {line["logger"].partition(".")[0] for line in lines}
+    assert {"consumer", "engine"} <= {line["logger"].partition(".")[0] for line in lines}
     assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
     assert "12 + 30" not in text
     assert answered.text.strip() not in [line["message"] for line in lines]

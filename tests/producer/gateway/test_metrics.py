@@ -126,14 +126,19 @@ async def test_each_request_is_one_line_that_tells_no_prompt(
     assert missing.headers["x-request-id"] == "mine-1"
     forged = await http.get("/v1/nothing", headers={"x-request-id": "a b"})
     assert re.fullmatch(r"req_[0-9a-f]{24}", forged.headers["x-request-id"])
+    submitted = (await http.post("/v1/penstock/jobs", json={"prompt": "tell nobody"})).json()
+    await http.get(f"/v1/penstock/jobs/{submitted['id']}")
     records = [record for record in caplog.records if record.name == "gateway.access"]
     lines = [json.loads(JsonFormatter().format(record)) for record in records]
     assert [(line["method"], line["route"], line["status"]) for line in lines] == [
         ("POST", "/v1/chat/completions", 200),
         ("GET", "unmatched", 404),
         ("GET", "unmatched", 404),
+        ("POST", "/v1/penstock/jobs", 202),
+        ("GET", "/v1/penstock/jobs/{job_id}", 200),
     ]
-    assert lines[0]["request_id"] == reply.headers["x-request-id"]
+    assert [line["job"] for line in lines[1:]] == ["", "", *[submitted["id"].rpartition(".")[0]] * 2]
+    assert lines[0]["request_id"] == lines[0]["job"] == reply.headers["x-request-id"]
     assert lines[0]["tenant"] == "default"
     assert lines[0]["ms"] > 0
     assert {"time", "level", "logger", "message"} <= lines[0].keys()
