@@ -2,8 +2,8 @@
 
 One XREAD BLOCK covers every followed stream. A stream that joins while it blocks wakes it by CLIENT UNBLOCK;
 where the server does not allow that (an ACL, a proxy), reads block only briefly instead. Reading takes
-nothing from the server, so that any of this may be cancelled or repeated at any time. A reader that is slower than
-its stream is read for no further than it can remember.
+nothing from the server, so that any of this may be cancelled or repeated at any time. Nothing more is read
+for somebody who has not yet taken what there is.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Subscription:
 
     @property
     def is_full(self) -> bool:
-        """Whether its reader is behind: no more is read for it, and the stream on the server is the buffer."""
+        """Whether its reader is behind. No more is read for it then: the server's stream is the buffer."""
         return len(self._entries) >= READ_COUNT
 
     def ready(self) -> list[Entry]:

@@ -1,4 +1,4 @@
-"""OpenAI's client with penstock's gateway: python openai_client.py http://127.0.0.1:8000 "What is 12 + 30?" """
+"""OpenAI's client at the gateway: python openai_client.py http://127.0.0.1:8000 "What is 12 + 30?" """
 
 import os
 import sys

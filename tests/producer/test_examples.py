@@ -32,7 +32,7 @@ def test_the_raw_python_client(url: str) -> None:
 
 
 def test_the_readme_s_client(url: str) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    code, _ = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     code = code.replace("redis://127.0.0.1:6399", url)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
     assert (done.stdout, done.stderr) == ("WHAT IS 12 + 30?\n", "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -57,6 +58,9 @@ async def test_the_model_that_comes_with_penstock_answers(redis_url: str, tmp_pa
                 model="tiny", messages=[{"role": "user", "content": "What is 12 + 30?"}], temperature=0
             )
             assert "42" in (found.choices[0].message.content or "")
+            _, readme = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+            out, _ = await said(sys.executable, "-c", readme.replace("http://127.0.0.1:8000", url))
+            assert "42" in out
             models = [model.id async for model in client.models.list()]
             assert models == ["tiny"]
     finally:
