@@ -107,7 +107,7 @@ async def first_id(client: Client, job_id: str) -> str:
     raise AssertionError("a stream ends with a terminal event")
 
 
-async def test_a_slow_reader_is_read_for_no_further_than_it_can_remember(redis_url: str, redis: Redis) -> None:
+async def test_a_slow_reader_is_read_for_no_further_than_it_remembers(redis_url: str, redis: Redis) -> None:
     key, count = KEYS.result("standard.1-0"), 10 * READ_COUNT
     for number in range(1, count + 1):
         await redis.execute_command("XADD", key, f"{number}-0", "event", f"{number}")
