@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import IO, Final
 
 from msgspec import Struct
@@ -62,19 +63,22 @@ class Validation:
         Raises:
             FileNotFoundError: there is no input.
         """
-        file = await in_thread(self._open_input)
-        with file:
-            rows = rows_of(file)
-            draft = self._storage.writing(f"{self._folder}/{INVALID}")
-            errors = await in_thread(draft.__enter__)
-            try:
-                while await in_thread(self._some, rows, errors):
-                    pass
-            except BaseException as error:
-                await in_thread(draft.__exit__, type(error), error, None)
-                raise
-            await in_thread(draft.__exit__, None, None, None)
+        # Whatever was opened is closed, also where this is cancelled while it is being opened.
+        opened = ExitStack()
+        try:
+            rows, errors = await in_thread(self._open, opened)
+            while await in_thread(self._some, rows, errors):
+                pass
+        except BaseException as error:
+            await in_thread(opened.__exit__, type(error), error, None)
+            raise
+        await in_thread(opened.close)
         return Verdict(self._total, self._bad, self._errors, self._model)
+
+    def _open(self, opened: ExitStack) -> tuple[Iterator[tuple[int, bytes]], IO[bytes]]:
+        """The input's lines, and where the error lines go."""
+        rows = rows_of(opened.enter_context(self._open_input()))
+        return rows, opened.enter_context(self._storage.writing(f"{self._folder}/{INVALID}"))
 
     def _some(self, rows: Iterator[tuple[int, bytes]], errors: IO[bytes]) -> bool:
         for found, (number, line) in enumerate(rows, 1):
