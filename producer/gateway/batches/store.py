@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Final
+from urllib.parse import unquote
 
 from producer.gateway.batches.objects import (
     ENDED,
@@ -25,7 +26,7 @@ from producer.gateway.batches.objects import (
     now,
 )
 from producer.gateway.errors import BadRequest, Conflict, NotFound
-from producer.gateway.files.store import folder_of
+from producer.gateway.files.store import TENANTS, folder_of
 from producer.gateway.storage import Storage
 
 OPEN: Final = "open"
@@ -139,6 +140,14 @@ class BatchStore:
                 yield self.find(tenant, batch_id)
             except NotFound:
                 continue
+
+    def latest(self, count: int) -> list[tuple[str, str]]:
+        """Ids and tenants of the batches that were made last, of all tenants, newest first."""
+        found: list[tuple[str, str]] = []
+        for name in self.storage.names(TENANTS):
+            ids = [one for one in self.storage.names(f"{TENANTS}/{name}/batches") if is_batch_id(one)]
+            found += [(one, unquote(name)) for one in ids[-count:]]
+        return sorted(found, reverse=True)[:count]
 
     def open_batches(self) -> list[str]:
         """Ids of batches that have not ended, of all tenants, oldest first."""
