@@ -205,7 +205,7 @@ async def test_it_fits_and_can_be_used_by_everybody(
                 await expect(page.get_by_role("button", name="Requeue standard.")).to_be_visible()
         async with consuming(redis_url, model), opened(browser, url, **settings) as page:
             await has_model(api)
-            rows = [request_line(f"c{n}", model="slow", max_tokens=20) for n in range(200)]
+            rows = [request_line(f"c{n}", model="slow", max_tokens=20) for n in range(900)]
             await make_batch(api, input_of(rows))
             await client.set_lane("an-important-customer-with-a-long-name", weight=3.0)
             await client.submit_many(["hello"] * 30, lane="an-important-customer-with-a-long-name")
