@@ -205,12 +205,12 @@ async def test_it_fits_and_can_be_used_by_everybody(
                 await expect(page.get_by_role("button", name="Requeue standard.")).to_be_visible()
         async with consuming(redis_url, model), opened(browser, url, **settings) as page:
             await has_model(api)
-            rows = [request_line(f"c{n}", model="slow", max_tokens=20) for n in range(900)]
-            await make_batch(api, input_of(rows))
             await client.set_lane("an-important-customer-with-a-long-name", weight=3.0)
             await client.submit_many(["hello"] * 30, lane="an-important-customer-with-a-long-name")
             await page.get_by_role("button", name="Send").click()
             await expect(page.locator("#answer pre")).to_contain_text("word word word")
+            rows = [request_line(f"c{n}", model="slow", max_tokens=20) for n in range(900)]
+            await make_batch(api, input_of(rows))
             await expect(page.locator("#batches")).to_contain_text(re.compile("rows/s, about .* left"))
             await expect(page.locator("#chart-tokens .line1")).to_have_count(1)
             await page.wait_for_timeout(6000)
