@@ -16,6 +16,7 @@ import pytest
 import pytest_asyncio
 from openai import AsyncOpenAI
 
+from producer.errors import UsageError
 from producer.gateway.files.objects import FileObject, FileRecord, new_file_id
 from producer.gateway.files.store import FileStore
 from producer.gateway.storage import DRAFTS, Folder, ObjectStorage, Storage, open_storage
@@ -279,6 +280,22 @@ def test_a_storage_shows_what_is_whole(any_storage: Storage) -> None:
     for read in (any_storage.read, any_storage.open):
         with pytest.raises(FileNotFoundError):
             read("a/long")
+
+
+def test_a_folder_is_its_owners_alone(tmp_path: Path) -> None:
+    """Prompts and answers lie there."""
+    files = FileStore(open_storage((tmp_path / "files").as_uri()))
+    files.save(
+        "t",
+        FileRecord(file=FileObject(id=new_file_id(), bytes=1, created_at=0, filename="x", purpose="batch")),
+    )
+    assert (tmp_path / "files").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_that_can_not_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "files").write_text("a file")
+    with pytest.raises(UsageError, match="files can't be kept at"):
+        open_storage((tmp_path / "files" / "deeper").as_uri())
 
 
 def test_bytes_without_an_object_are_swept_after_a_day(any_storage: Storage) -> None:
