@@ -143,7 +143,7 @@ async def delete_file(request: CallersRequest, gateway: GatewayHere, file_id: Fr
             raise Conflict(
                 f"The file is being written by {record.batch}; cancel that first.", code="file_in_use"
             )
-        works.files.delete(tenant, record, is_read=file_id in works.batches.inputs_read())
+        works.files.delete(tenant, record, is_read=file_id in works.batches.files_used())
 
     await in_thread(remove)
     return FileDeleted(id=file_id)

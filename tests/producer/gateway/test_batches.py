@@ -129,7 +129,12 @@ async def test_a_strict_batch_fails_for_one_bad_line(client: AsyncOpenAI, http: 
 
 @pytest.mark.parametrize(
     ("data", "codes"),
-    [(b"", ["empty_file"]), (b"\n \n", ["empty_file"]), (b"{\n[]\n", ["invalid_json_line"] * 2)],
+    [
+        (b"", ["empty_file"]),
+        (b"\n \n", ["empty_file"]),
+        (b"\xef\xbb\xbf", ["empty_file"]),
+        (b"{\n[]\n", ["invalid_json_line"] * 2),
+    ],
 )
 async def test_a_batch_with_nothing_to_run_fails(client: AsyncOpenAI, data: bytes, codes: list[str]) -> None:
     done = await ended(client, (await make_batch(client, data)).id)
@@ -343,6 +348,23 @@ async def test_a_file_that_a_batch_writes_stays_and_one_that_it_reads_only_goes_
             await client.files.retrieve(batch.input_file_id)
         done = await ended(client, batch.id)
     assert len(await lines_of(client, done.output_file_id)) == 200
+
+
+async def test_a_file_that_was_deleted_is_no_batchs_input_though_another_still_reads_it(
+    client: AsyncOpenAI,
+) -> None:
+    """One made before the deletion reads it to its end, also where its validation begins after that."""
+    reading = await make_batch(client, input_of([request_line("a")]))
+    await reached(client, reading.id, ("in_progress",))
+    assert (await client.files.delete(reading.input_file_id)).deleted
+    late = await client.batches.create(
+        input_file_id=reading.input_file_id, endpoint=CHAT, completion_window="24h"
+    )
+    done = await ended(client, late.id)
+    assert done.status == "failed"
+    assert done.errors is not None
+    assert done.errors.data is not None
+    assert [(one.code, one.param) for one in done.errors.data] == [("invalid_request", "file_id")]
 
 
 async def test_outputs_expire_when_asked_to(client: AsyncOpenAI, consumer: None) -> None:
