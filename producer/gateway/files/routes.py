@@ -19,12 +19,9 @@ from producer.gateway.batches.outputs import Outputs
 from producer.gateway.errors import BadRequest, Conflict
 from producer.gateway.files.content import Content, Contents
 from producer.gateway.files.objects import FileDeleted, FileList, FileObject, FileRecord
-from producer.gateway.files.upload import Upload, too_large
+from producer.gateway.files.upload import FORM_BYTES, Upload, too_large
 from producer.gateway.gateway import CallersRequest, Gateway, GatewayHere
 from producer.threads import in_thread
-
-FORM_BYTES: Final = 64 * 1024
-"""What a form has beside its file, at most."""
 
 
 @dataclass

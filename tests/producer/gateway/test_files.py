@@ -116,9 +116,22 @@ async def test_a_file_too_long_is_refused_before_and_while_it_comes(redis_url: s
             )
             assert reply.status_code == 413
             assert reply.json()["error"]["code"] == "file_too_large"
+        form = b'--b\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n{}\r\n--b--\r\n'
+        for around in ((b"x" * 200_000 + b"\r\n", b""), (b"", b"x" * 200_000)):
+            reply = await http.post(  # with no length announced, and too much in no part of the form
+                "/v1/files",
+                content=_slices(form.join(around)),
+                headers={"Content-Type": "multipart/form-data; boundary=b"},
+            )
+            assert (reply.status_code, reply.json()["error"]["code"]) == (413, "file_too_large")
         reply = await http.post("/v1/files", data={"purpose": "batch"}, files={"file": ("x", b"x" * 100_000)})
         assert reply.status_code == 200
     assert len(written(tmp_path / "gateway" / "files")) == 2
+
+
+async def _slices(data: bytes) -> AsyncIterator[bytes]:
+    for at in range(0, len(data), 10_000):
+        yield data[at : at + 10_000]
 
 
 async def test_an_upload_that_breaks_off_leaves_nothing(url: str, storage: Path) -> None:
