@@ -40,18 +40,19 @@ class Dispatcher:
         self._tenants: dict[str, str] = {}
         """Whose batches are, of those that are open."""
         self._not_before: dict[str, float] = {}
+        self._taken_at: dict[str, float] = {}
+        """When another was seen to have a batch; what was seen last is tried last."""
         self._wake = asyncio.Event()
-        self._loop: asyncio.Task[None] | None = None
+        self._loops: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        self._loop = asyncio.create_task(self._run())
+        self._loops = [asyncio.create_task(self._run()), asyncio.create_task(self._keep_clean())]
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._loop is not None
-        ending = [self._loop, *(task for _, task in self._lives.values())]
+        ending = [*self._loops, *(task for _, task in self._lives.values())]
         for task in ending:
             task.cancel()
         await asyncio.gather(*ending, return_exceptions=True)
@@ -63,23 +64,28 @@ class Dispatcher:
         self._wake.set()
 
     async def _run(self) -> None:
-        swept = 0.0
         while True:
             self._wake.clear()
             try:
                 await self._start_lives()
-                if time.monotonic() - swept > SWEEP_S:
-                    await in_thread(self._sweep)
-                    swept = time.monotonic()
             except Exception:
                 log.exception("the storage of files and batches can't be looked through")
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), LOOK_S)
 
+    async def _keep_clean(self) -> None:
+        """Beside the other loop: where there are many files, far away, a look through them takes long."""
+        while True:
+            try:
+                await in_thread(self._sweep)
+            except Exception:
+                log.exception("the storage of files can't be swept")
+            await asyncio.sleep(SWEEP_S)
+
     async def _start_lives(self) -> None:
-        open_batches = dict.fromkeys(await in_thread(self.works.batches.open_batches))
-        self._tenants = {one: tenant for one, tenant in self._tenants.items() if one in open_batches}
-        self._not_before = {one: at for one, at in self._not_before.items() if one in open_batches}
+        open_batches = await in_thread(self.works.batches.open_batches)
+        self._forget_all_but(set(open_batches))
+        open_batches.sort(key=lambda one: self._taken_at.get(one, 0.0))
         driven = Counter(self._tenants[one] for one in self._lives if one in self._tenants)
         for batch_id in open_batches:
             if len(self._lives) >= MAX_LIVES:
@@ -91,6 +97,11 @@ class Dispatcher:
                 driven[tenant] += 1
                 life = Life(self.works, tenant, batch_id)
                 self._lives[batch_id] = life, asyncio.create_task(self._live(life, batch_id))
+
+    def _forget_all_but(self, open_batches: set[str]) -> None:
+        self._tenants = {one: tenant for one, tenant in self._tenants.items() if one in open_batches}
+        self._not_before = {one: at for one, at in self._not_before.items() if one in open_batches}
+        self._taken_at = {one: at for one, at in self._taken_at.items() if one in open_batches}
 
     async def _tenant_of(self, batch_id: str) -> str | None:
         if batch_id not in self._tenants:
@@ -104,7 +115,7 @@ class Dispatcher:
         try:
             await life.run()
         except BatchTaken:
-            pass
+            self._taken_at[batch_id] = time.monotonic()
         except ServerUnavailable as error:
             log.warning("batch %s waits for the server: %s", batch_id, error)
             self._not_before[batch_id] = time.monotonic() + LOOK_S

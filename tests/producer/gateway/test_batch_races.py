@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -211,14 +212,18 @@ class _Waiting:
     """In the place of a batch's life: begins and waits."""
 
     began: list[str] = []
+    taken: set[str] = set()
+    """Batches that another gateway has."""
 
     def __init__(self, works: Works, tenant: str, batch_id: str) -> None:
-        self._tenant = tenant
+        self._tenant, self._id = tenant, batch_id
 
     def look(self) -> None:
         pass
 
     async def run(self) -> None:
+        if self._id in self.taken:
+            raise BatchTaken("another has it")
         self.began.append(self._tenant)
         await asyncio.Event().wait()
 
@@ -233,6 +238,41 @@ async def test_one_tenants_many_batches_leave_room_for_anothers(
     async with Dispatcher(works):
         await eventually(lambda: "modest" in _Waiting.began)
     assert len(_Waiting.began) < 80
+
+
+async def test_a_sweep_that_takes_long_holds_up_no_batch(
+    works: Works, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweeping, end = threading.Event(), threading.Event()
+
+    def sweep(*_: object) -> None:
+        sweeping.set()
+        assert end.wait(60)
+
+    monkeypatch.setattr(FileStore, "sweep", sweep)
+    monkeypatch.setattr("producer.gateway.batches.dispatcher.Life", _Waiting)
+    monkeypatch.setattr(_Waiting, "began", [])
+    async with Dispatcher(works) as dispatcher:
+        try:
+            await asyncio.to_thread(sweeping.wait, 10)
+            works.batches.create(TENANT, record := a_batch())
+            dispatcher.look(record.batch.id)
+            await eventually(lambda: _Waiting.began == [TENANT])
+        finally:
+            end.set()
+
+
+async def test_what_another_gateway_has_keeps_this_one_from_nothing(
+    works: Works, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("producer.gateway.batches.dispatcher.Life", _Waiting)
+    monkeypatch.setattr("producer.gateway.batches.dispatcher.LOOK_S", 0.01)
+    monkeypatch.setattr(_Waiting, "began", [])
+    for _ in range(100):
+        works.batches.create(TENANT, a_batch())
+    monkeypatch.setattr(_Waiting, "taken", set(works.batches.open_batches()[:95]))
+    async with Dispatcher(works):
+        await eventually(lambda: len(_Waiting.began) == 5)
 
 
 def _length(server: Server) -> int:
