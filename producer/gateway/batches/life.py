@@ -126,7 +126,8 @@ class Life:
             self._fail(verdict.errors)
             return
         self._record = changed(self._record, status="in_progress", in_progress_at=now(), model=verdict.model)
-        await in_thread(works.batches.save, self._tenant, self._record)
+        self._written.invalid_lines = verdict.bad
+        await self._show()
 
     def _fail(self, errors: list[BatchError]) -> None:
         self._is_failed = True
@@ -258,8 +259,11 @@ class Life:
 
     async def _stored(self) -> None:
         """A segment has been written: show how far the batch is."""
-        output, errors = await in_thread(self._outputs.show, self._record, self._written)
         self._tally()
+        await self._show()
+
+    async def _show(self) -> None:
+        output, errors = await in_thread(self._outputs.show, self._record, self._written)
         self._record = changed(self._record, output_file_id=output, error_file_id=errors)
         await in_thread(self._works.batches.save, self._tenant, self._record)
 

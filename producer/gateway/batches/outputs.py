@@ -122,7 +122,8 @@ class Outputs:
             purpose="batch_output",
         )
         return FileRecord(
-            file=expiring(file, record.output_expires_after_s),
+            # Its time begins when it is whole.
+            file=file if batch else expiring(file, record.output_expires_after_s),
             lines=lines,
             batch=batch,
             kind="output" if at == 0 else "error",

@@ -332,6 +332,14 @@ async def test_output_can_be_read_while_it_is_written(
     assert len({json.loads(line)["custom_id"] for line in got.splitlines()}) == 400
 
 
+async def test_bad_lines_can_be_read_before_anything_has_run(client: AsyncOpenAI) -> None:
+    batch = await make_batch(client, input_of([request_line("a"), "{"]))
+    batch = await reached(client, batch.id, ("in_progress",))
+    assert (batch.output_file_id, batch.request_counts and batch.request_counts.failed) == (None, 1)
+    (line,) = await lines_of(client, batch.error_file_id)
+    assert line["error"]["code"] == "invalid_json_line"
+
+
 async def test_a_file_that_a_batch_writes_stays_and_one_that_it_reads_only_goes_from_sight(
     client: AsyncOpenAI, redis_url: str, tmp_path: Path
 ) -> None:

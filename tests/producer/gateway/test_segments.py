@@ -208,6 +208,19 @@ def test_what_a_replaced_driver_shows_too_late_is_swept_after_a_day(house: House
         assert house.storage.names(f"tenants/{TENANT}/files") == left
 
 
+def test_a_file_that_is_being_written_does_not_expire(house: House) -> None:
+    """Its batch may take longer than it is to be kept afterwards."""
+    house.record = msgspec.structs.replace(house.record, output_expires_after_s=3600)
+    written = house.driver(EPOCHS[0])
+    house.add(written, 1)
+    written.store()
+    house.outputs.show(house.record, written)
+    running = house.files.find(TENANT, house.record.file_ids[0]).file
+    house.outputs.conclude(house.record, written)
+    whole = house.files.find(TENANT, house.record.file_ids[0]).file
+    assert (running.expires_at, whole.expires_at) == (None, whole.created_at + 3600)
+
+
 def test_a_file_that_goes_while_files_are_listed_does_not_fail_the_list(house: House) -> None:
     written = house.driver(EPOCHS[0])
     house.add(written, 1)
