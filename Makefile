@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN_PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
-.PHONY: demo test test-js lint soak soak-batch storm bench-step bench-grammars bench-queue bench-kernels bench-engine bench-engine-cpu bench-gateway fuzz-api gpu clean
+.PHONY: demo test test-js test-page lint soak soak-batch storm bench-step bench-grammars bench-queue bench-kernels bench-engine bench-engine-cpu bench-gateway fuzz-api gpu clean
 
 demo: $(VENV)/.installed $(VENV)/.native
 	$(BIN)/penstock demo
@@ -15,6 +15,11 @@ test: $(VENV)/.installed-dev $(VENV)/.native
 # OpenAI's JavaScript client against the gateway; wants node and npm, and the network the first time.
 test-js: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -rs tests/producer/gateway/javascript/drive.py
+
+# The page in a headless Chromium of this machine (CHROMIUM names another); pictures go to PENSTOCK_SCREENSHOTS.
+test-page: $(VENV)/.installed-dev
+	$(RUN_PIP) -e '.[browser]'
+	$(BIN)/python -m pytest -q -rs tests/producer/gateway/page/drive.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

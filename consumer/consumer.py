@@ -199,7 +199,7 @@ class Consumer:
         return retry_delay_ms(self._settings.retry_delay_s, num_failures, self._settings.lease_ms)
 
     def _beat(self) -> Heartbeat:
-        served, counts = self._engine.served, self._runs.counts
+        served, counts, jobs = self._engine.served, self._runs.counts, self._publisher.counts
         return Heartbeat(
             model=self._settings.model_name,
             phase="draining" if self._stop.is_set() else self._engine.phase,
@@ -216,6 +216,9 @@ class Consumer:
             kv_usage=round(counts.kv_usage(served.ready.num_blocks), 4) if served else 0.0,
             prompt_tokens_total=counts.num_prompt_tokens,
             generation_tokens_total=counts.num_generation_tokens,
+            jobs_total=jobs.num_ended,
+            queue_seconds_total=round(jobs.queue_s, 6),
+            e2e_seconds_total=round(jobs.e2e_s, 6),
         )
 
     def _moment(self) -> Moment:

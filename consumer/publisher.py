@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 
 from consumer.broker import Broker
+from consumer.job_counts import JobCounts
 from consumer.lease import Ending, Lease, Progress
 from consumer.observer import NOBODY, Observer
 from consumer.outage import Outage
@@ -40,6 +41,8 @@ class Publisher:
         self._outage = outage
         self._retry_delay_ms = retry_delay_ms
         self._observer = observer
+        self.counts = JobCounts()
+        """Of the jobs whose ends were written."""
         self._progress: list[Progress] = []
         self._endings: list[Ending] = []
         self._failures: list[Ending] = []
@@ -97,7 +100,9 @@ class Publisher:
             lost = await self._broker.commit(endings) if endings else []
             del self._endings[: len(endings)]
             if endings:
-                self._observer.committed(_without(endings, lost) if lost else endings)
+                written = _without(endings, lost) if lost else endings
+                self.counts.ended(written)
+                self._observer.committed(written)
             await self._give_up(lost + await self._fail())
         self._idle.set()
 
@@ -123,6 +128,8 @@ class Publisher:
             delay_ms = self._retry_delay_ms(ending.lease.num_failures)
             outcome = await self._broker.fail(ending, delay_ms)
             del self._failures[0]
+            if outcome == "dead":
+                self.counts.ended([ending])
             self._observer.failed(ending, outcome)
             key, words = ending.lease.key, ending.failure.error.message
             match outcome:

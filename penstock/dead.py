@@ -50,6 +50,12 @@ async def read_letters(link: Link, keys: Keys, after: str, count: int) -> list[D
     return [_letter(entry_id, fields) for entry_id, fields in entries]
 
 
+async def read_latest_letters(link: Link, keys: Keys, count: int) -> list[DeadLetter]:
+    """Up to `count` dead letters, newest first."""
+    entries = await link.command("XREVRANGE", keys.dead, "+", "-", "COUNT", count)
+    return [_letter(entry_id, fields) for entry_id, fields in entries]
+
+
 async def read_letter(link: Link, keys: Keys, letter_id: str) -> DeadLetter:
     """One dead letter.
 

@@ -47,6 +47,12 @@ class Heartbeat(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Tokens of prompts that it has run since it was started, those of the prefix cache included."""
     generation_tokens_total: int = 0
     """Tokens that it has generated since it was started."""
+    jobs_total: int = 0
+    """Jobs whose end it has written since it was started."""
+    queue_seconds_total: float = 0.0
+    """How long these jobs had waited, added up: from enqueue to the claim after which they ended."""
+    e2e_seconds_total: float = 0.0
+    """How long they took in all, from enqueue to their written end, added up."""
 
     def alive(self, now_ms: int) -> bool:
         """Whether the consumer is to be counted on at server time `now_ms`."""

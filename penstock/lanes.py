@@ -50,7 +50,7 @@ async def read_lanes(link: Link, keys: Keys) -> tuple[LaneSettings, list[Lane]]:
     """
     fields: list[bytes] = await link.command("HGETALL", keys.lanes)
     settings = {
-        name.decode(errors="replace"): _settings(data)
+        name.decode(errors="replace"): decode_settings(data)
         for name, data in zip(fields[::2], fields[1::2], strict=True)
     }
     queue = settings.pop(WHOLE_QUEUE, LaneSettings())
@@ -86,7 +86,7 @@ async def paused_words(link: Link, keys: Keys, lane: str) -> str | None:
         ServerError: the server cannot be asked.
     """
     found: list[bytes | None] = await link.command("HMGET", keys.lanes, WHOLE_QUEUE, lane)
-    queue_paused, lane_paused = (data is not None and _settings(data).paused for data in found)
+    queue_paused, lane_paused = (data is not None and decode_settings(data).paused for data in found)
     return QUEUE_PAUSED if queue_paused else LANE_PAUSED if lane_paused else None
 
 
@@ -106,7 +106,8 @@ async def _read_lane(link: Link, keys: Keys, name: str, settings: LaneSettings) 
     )
 
 
-def _settings(data: bytes) -> LaneSettings:
+def decode_settings(data: bytes) -> LaneSettings:
+    """A lane's settings as they lie in the hash; the defaults where they can't be read."""
     try:
         return _settings_decoder.decode(data)
     except msgspec.DecodeError:

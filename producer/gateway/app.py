@@ -21,8 +21,10 @@ from producer.gateway import health
 from producer.gateway.access import Access
 from producer.gateway.batches import routes as batch_routes
 from producer.gateway.batches.dispatcher import Dispatcher
+from producer.gateway.batches.objects import BatchObject
 from producer.gateway.batches.store import BatchStore
-from producer.gateway.batches.works import Works
+from producer.gateway.batches.works import OnEnd, Works
+from producer.gateway.depths import QueueDepths
 from producer.gateway.doors import make_door
 from producer.gateway.files import routes as file_routes
 from producer.gateway.files.store import FileStore
@@ -33,6 +35,11 @@ from producer.gateway.meter import ServerMeter
 from producer.gateway.openai import chat, completions, embeddings, models
 from producer.gateway.openai.abandoned import Abandoned
 from producer.gateway.openapi import ApiDescription
+from producer.gateway.page import routes as page_routes
+from producer.gateway.page.batches import BatchWatch
+from producer.gateway.page.board import Board
+from producer.gateway.page.history import History
+from producer.gateway.page.overview import OverviewReader
 from producer.gateway.queue import consumers, dead, events, jobs, lanes
 from producer.gateway.replies import HANDLERS
 from producer.gateway.served import Served
@@ -60,6 +67,7 @@ ROUTES: Final[tuple[ControllerRouterHandler, ...]] = (
     *webhook_routes.ROUTES,
     *file_routes.ROUTES,
     *batch_routes.ROUTES,
+    *page_routes.ROUTES,
 )
 
 
@@ -100,7 +108,8 @@ async def open_gateway(settings: GatewaySettings, hook: EnqueueHook | None = Non
     keys = Keys(settings.shard)
     link = Link(settings.redis)
     storage = open_storage(settings.storage_url)
-    served = Served(link, keys)
+    served, batches, history = Served(link, keys), BatchStore(storage), History()
+    depths, watch = QueueDepths(link, keys, served), BatchWatch(batches)
     try:
         async with Client(settings.redis, settings.shard, hook) as client:
             webhooks = open_webhooks(settings, link, keys.gateway_webhooks)
@@ -110,16 +119,17 @@ async def open_gateway(settings: GatewaySettings, hook: EnqueueHook | None = Non
                 Events(client, link, keys, webhooks, sender) as events,
                 Dispatcher(
                     Works(
-                        batches=BatchStore(storage),
+                        batches=batches,
                         files=FileStore(storage),
                         client=client,
                         link=link,
                         keys=keys,
                         served=served,
-                        on_end=events.batch_ended,
+                        on_end=_both(watch.ended, events.batch_ended),
                     )
                 ) as dispatcher,
                 Abandoned(client, link, keys, settings.resume_grace_s) as abandoned,
+                Board(OverviewReader(link, keys, depths, watch, history), history, served) as board,
             ):
                 yield Gateway(
                     settings=settings,
@@ -128,6 +138,7 @@ async def open_gateway(settings: GatewaySettings, hook: EnqueueHook | None = Non
                     keys=keys,
                     door=make_door(settings, open_ring(settings, link, keys.gateway_keys)),
                     served=served,
+                    depths=depths,
                     meter=meter,
                     handles=JobHandles(link, keys),
                     events=events,
@@ -135,9 +146,18 @@ async def open_gateway(settings: GatewaySettings, hook: EnqueueHook | None = Non
                     works=dispatcher.works,
                     dispatcher=dispatcher,
                     abandoned=abandoned,
+                    board=board,
                 )
     finally:
         await link.aclose()
+
+
+def _both(first: OnEnd, second: OnEnd) -> OnEnd:
+    async def tell(tenant: str, batch: BatchObject) -> None:
+        await first(tenant, batch)
+        await second(tenant, batch)
+
+    return tell
 
 
 def _gateway(state: State) -> Gateway:

@@ -25,13 +25,13 @@ class KeyDoor:
     def __init__(self, ring: KeyRing) -> None:
         self._ring = ring
 
-    async def enter(self, connection: _Connection) -> Caller:
+    async def enter(self, connection: _Connection, key: str = "") -> Caller:
         """See `Door.enter`.
 
         Raises:
             Unavailable: the keys are gone, or can't be read.
         """
-        return await self.caller_of(bearer(connection))
+        return await self.caller_of(bearer(connection, key))
 
     async def caller_of(self, text: str) -> Caller:
         """Who has this key.
@@ -66,7 +66,7 @@ class OpenDoor:
         self._for_this_machine = for_this_machine
         self._origins = origins
 
-    async def enter(self, connection: _Connection) -> Caller:
+    async def enter(self, connection: _Connection, key: str = "") -> Caller:
         """See `Door.enter`."""
         host = connection.headers.get("host", "")
         if self._for_this_machine and not _is_local(_name(f"//{host}")):
@@ -92,10 +92,10 @@ class AutoDoor:
         self._before = before
         self._by_key = KeyDoor(ring)
 
-    async def enter(self, connection: _Connection) -> Caller:
+    async def enter(self, connection: _Connection, key: str = "") -> Caller:
         """See `Door.enter`."""
         door = self._before if await self._ring.is_empty() else self._by_key
-        return await door.enter(connection)
+        return await door.enter(connection, key)
 
 
 def make_door(settings: GatewaySettings, ring: KeyRing) -> Door:

@@ -16,9 +16,11 @@ from producer.gateway.access import Door
 from producer.gateway.batches.dispatcher import Dispatcher
 from producer.gateway.batches.works import Works
 from producer.gateway.caller import Caller
+from producer.gateway.depths import QueueDepths
 from producer.gateway.handles import JobHandles
 from producer.gateway.meter import Meter
 from producer.gateway.openai.abandoned import Abandoned
+from producer.gateway.page.board import Board
 from producer.gateway.served import Served
 from producer.gateway.settings import GatewaySettings
 from producer.gateway.webhooks.endpoints import Webhooks
@@ -39,6 +41,8 @@ class Gateway:
     """Lets callers in."""
     served: Served
     """What the queue serves now."""
+    depths: QueueDepths
+    """What it holds now."""
     meter: Meter
     """What callers have under way, against their limits."""
     handles: JobHandles
@@ -53,6 +57,8 @@ class Gateway:
     """Drives batches."""
     abandoned: Abandoned
     """Streams whose readers went away."""
+    board: Board
+    """The live page."""
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the gateway drains: streams that can be resumed end."""
 

@@ -35,7 +35,7 @@ class GatewayTelemetry:
 
     def open(self, gateway: Gateway) -> None:
         """The queue can be asked."""
-        self._queue = QueueMetrics(gateway.link, gateway.keys, gateway.served)
+        self._queue = QueueMetrics(gateway.depths)
         self._registry.register(self._queue)
 
     async def aclose(self) -> None:

@@ -164,8 +164,10 @@ async def test_a_heartbeat_tells_how_much_was_done(redis: Redis, redis_url: str,
         async with asyncio.timeout(10):
             while True:
                 (beat,) = map(decode_heartbeat, (await redis.hgetall(Keys().consumers)).values())
-                if beat.generation_tokens_total:
+                if beat.jobs_total:
                     break
                 await asyncio.sleep(0.05)
     assert (beat.prompt_tokens_total, beat.generation_tokens_total) == (3, 2)
     assert (beat.num_waiting, beat.kv_usage) == (0, 0.001)
+    assert beat.jobs_total == 1
+    assert 0 <= beat.queue_seconds_total < beat.e2e_seconds_total < 10

@@ -15,9 +15,12 @@ from prometheus_client.registry import CollectorRegistry
 from consumer.engine_counts import EngineCounts, Moment
 from consumer.metrics import ConsumerMetrics
 from penstock.keys import Keys
+from penstock.lanes import LaneSettings
 from penstock.link import Link
+from penstock.messages import Heartbeat
+from producer.gateway.depths import Depths, LaneDepth, QueueDepths
 from producer.gateway.http_metrics import HttpMetrics
-from producer.gateway.queue_metrics import Depths, LaneDepth, QueueMetrics
+from producer.gateway.queue_metrics import QueueMetrics
 from producer.gateway.served import Served
 from tests.consumer.scraping import lint, query_name
 
@@ -37,8 +40,11 @@ def of_gateway() -> list[Metric]:
     registry = CollectorRegistry()
     HttpMetrics(registry)
     link = Link("redis://nowhere")
-    queue = QueueMetrics(link, Keys(), Served(link, Keys()))
-    queue._depths = Depths(lanes=[LaneDepth(name="a")], dead=0, consumers={("m", "true"): 1})  # pyright: ignore[reportPrivateUsage]
+    queue = QueueMetrics(QueueDepths(link, Keys(), Served(link, Keys())))
+    beat = Heartbeat(model="m", phase="ready", at_ms=0, interval_ms=1)
+    queue._depths = Depths(  # pyright: ignore[reportPrivateUsage]
+        now_ms=0, lanes=[LaneDepth(name="a")], dead=0, consumers={"c": beat}, queue=LaneSettings()
+    )
     return [*registry.collect(), *queue.collect()]
 
 

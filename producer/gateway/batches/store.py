@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
+from urllib.parse import unquote
 
 from producer.gateway.batches.objects import (
     ENDED,
@@ -28,7 +29,7 @@ from producer.gateway.batches.objects import (
 )
 from producer.gateway.errors import BadRequest, Conflict, NotFound
 from producer.gateway.files.objects import made_at
-from producer.gateway.files.store import folder_of
+from producer.gateway.files.store import TENANTS, folder_of
 from producer.gateway.storage import DRAFT_S, Storage
 
 OPEN: Final = "open"
@@ -144,6 +145,14 @@ class BatchStore:
                 yield self.find(tenant, batch_id)
             except NotFound:
                 continue
+
+    def latest(self, count: int) -> list[tuple[str, str]]:
+        """Ids and tenants of the batches that were made last, of all tenants, newest first."""
+        found: list[tuple[str, str]] = []
+        for name in self.storage.names(TENANTS):
+            ids = [one for one in self.storage.names(f"{TENANTS}/{name}/batches") if is_batch_id(one)]
+            found += [(one, unquote(name)) for one in ids[-count:]]
+        return sorted(found, reverse=True)[:count]
 
     def open_batches(self) -> list[str]:
         """Ids of batches that have not ended, of all tenants, oldest first."""

@@ -16,12 +16,14 @@ START_TIMEOUT_S = 30
 
 
 class GatewayProcess:
-    """`penstock gateway` on a free port."""
+    """`penstock gateway`, on a free port where none is named."""
 
-    def __init__(self, redis_url: str, folder: Path, *flags: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
+    def __init__(self, redis_url: str, folder: Path, *flags: str, port: int | None = None) -> None:
+        if port is None:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port = int(probe.getsockname()[1])
+        self.port = port
         self.url = f"http://127.0.0.1:{port}"
         command = [sys.executable, "-m", "producer.cli", "gateway", "--redis", redis_url, "--port", str(port)]
         clean = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK")}

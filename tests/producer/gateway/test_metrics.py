@@ -16,7 +16,7 @@ from opentelemetry.trace import SpanKind
 from penstock.client import Client
 from penstock.telemetry.logs import JsonFormatter
 from penstock.telemetry.tracing import Tracing
-from producer.gateway.queue_metrics import MAX_LANES, OTHER_LANES, LaneDepth, bounded
+from producer.gateway.depths import MAX_LANES, OTHER_LANES, LaneDepth, bounded
 from tests.consumer.models import save_model
 from tests.consumer.running import consuming
 from tests.consumer.scraping import Scrape, lint, scrape

@@ -48,10 +48,13 @@ async def test_every_route_without_a_key_is_401_but_health(redis_url: str, tmp_p
                 {"Authorization": "Bearer psk_x"},
                 {"Authorization": "Basic eDp4"},
                 {"Cookie": "a=b"},
+                {"Cookie": "penstock_key=psk_x", "Origin": url},
             ):
                 reply = await client.request(method, path, headers=headers)
                 if path in PUBLIC:
                     assert reply.status_code in (200, 503), path
+                elif path.startswith("/assets/"):  # the files of the page that asks for a key
+                    assert reply.status_code == 404
                 else:
                     assert reply.status_code == 401, (method, path, headers)
                     assert reply.json()["error"]["type"] == "authentication_error"

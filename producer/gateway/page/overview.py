@@ -1,0 +1,162 @@
+"""What the page shows of the queue, read together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from msgspec import Struct
+
+from penstock.dead import DeadLetter, read_latest_letters
+from penstock.errors import ServerError
+from penstock.keys import GROUP, Keys
+from penstock.link import Link
+from penstock.messages import Heartbeat
+from penstock.presence import in_words
+from producer.gateway.depths import OTHER_LANES, Depths, LaneDepth, QueueDepths
+from producer.gateway.page.batches import BatchView, BatchWatch
+from producer.gateway.page.charts import Chart, charts_of
+from producer.gateway.page.history import History, Speed
+
+MAX_LANES: Final = 50
+MAX_LETTERS: Final = 10
+MAX_JOBS: Final = 8
+"""Of a consumer, by name."""
+_PENDING: Final = 100
+"""Leases that are looked through, by lane."""
+
+
+class HeldJob(Struct, frozen=True, kw_only=True):
+    """A job that a consumer has."""
+
+    job_id: str
+    """Without its nonce, which only the entry itself has."""
+    age_s: float
+    """Since it was enqueued."""
+    deliveries: int
+
+
+class ConsumerView(Struct, frozen=True, kw_only=True):
+    """One consumer."""
+
+    name: str
+    beat: Heartbeat
+    up_s: float
+    speed: Speed
+    jobs: list[HeldJob]
+    """Some of those that it has, oldest first."""
+    num_jobs: int
+
+
+class Overview(Struct, frozen=True, kw_only=True):
+    """The queue as the page shows it."""
+
+    trouble: str | None
+    """Why nothing is known, where nothing is."""
+    waits_for: str | None = None
+    """Why nothing would be answered now."""
+    is_paused: bool = False
+    num_queued: int = 0
+    num_leased: int = 0
+    num_dead: int = 0
+    lanes: list[LaneDepth] = []
+    num_more_lanes: int = 0
+    """Lanes beside these."""
+    consumers: list[ConsumerView] = []
+    letters: list[DeadLetter] = []
+    """Newest first."""
+    batches: list[BatchView] = []
+    """Those under way, then those that ended, newest first."""
+    charts: list[Chart] = []
+
+    @property
+    def speed(self) -> float:
+        """Output tokens per second of all consumers."""
+        return sum(consumer.speed.generation_tokens_per_s for consumer in self.consumers)
+
+
+class OverviewReader:
+    """Reads it."""
+
+    def __init__(
+        self, link: Link, keys: Keys, depths: QueueDepths, batches: BatchWatch, history: History
+    ) -> None:
+        self._link = link
+        self._keys = keys
+        self._depths = depths
+        self._batches = batches
+        self._history = history
+
+    async def read(self) -> Overview:
+        """The queue now. A server that can't be asked leaves what the storage and the gateway know."""
+        batches, charts = await self._batches.read(), charts_of(self._history.samples)
+        try:
+            depths = await self._depths.read()
+            letters = await read_latest_letters(self._link, self._keys, MAX_LETTERS) if depths.dead else []
+            held = await self._held(depths)
+        except ServerError as error:
+            return Overview(trouble=f"the queue can't be reached: {error}", batches=batches, charts=charts)
+        lanes = _shown(depths.lanes)
+        return Overview(
+            trouble=None,
+            waits_for=in_words(depths.consumers),
+            is_paused=depths.queue.paused,
+            num_queued=sum(lane.queued for lane in depths.lanes),
+            num_leased=sum(lane.leased for lane in depths.lanes),
+            num_dead=depths.dead,
+            lanes=lanes,
+            num_more_lanes=len(depths.lanes) - len(lanes),
+            consumers=self._consumers(depths.consumers, held),
+            letters=letters,
+            batches=batches,
+            charts=charts,
+        )
+
+    async def _held(self, depths: Depths) -> dict[str, _Held]:
+        """What each consumer has."""
+        found: dict[str, _Held] = {}
+        for lane in depths.lanes:
+            if not lane.leased or lane.name == OTHER_LANES:
+                continue
+            stream = self._keys.jobs(lane.name)
+            counts = (await self._link.command("XPENDING", stream, GROUP))[3] or []
+            for name, count in counts:
+                found.setdefault(name.decode(errors="replace"), _Held()).count += int(count)
+            entries: list[Any] = await self._link.command("XPENDING", stream, GROUP, "-", "+", _PENDING)
+            for entry_id, name, _, deliveries in entries:
+                held = found.setdefault(name.decode(errors="replace"), _Held())
+                held.jobs.append(_held_job(lane.name, entry_id.decode(), int(deliveries), depths.now_ms))
+        return found
+
+    def _consumers(self, beats: Mapping[str, Heartbeat], held: Mapping[str, _Held]) -> list[ConsumerView]:
+        now_ms = time.time() * 1000
+        return [
+            ConsumerView(
+                name=name,
+                beat=beat,
+                up_s=max(now_ms - beat.started_ms, 0) / 1000 if beat.started_ms else 0.0,
+                speed=self._history.speed_of(name),
+                jobs=sorted(of_it.jobs, key=lambda job: -job.age_s)[:MAX_JOBS],
+                num_jobs=of_it.count,
+            )
+            for name, beat in sorted(beats.items())
+            for of_it in (held.get(name, _Held()),)
+        ]
+
+
+class _Held(Struct):
+    jobs: list[HeldJob] = []
+    count: int = 0
+
+
+def _held_job(lane: str, entry: str, deliveries: int, now_ms: int) -> HeldJob:
+    age_ms = max(now_ms - int(entry.partition("-")[0]), 0)
+    return HeldJob(job_id=f"{lane}.{entry}", age_s=age_ms / 1000, deliveries=deliveries)
+
+
+def _shown(lanes: Sequence[LaneDepth]) -> list[LaneDepth]:
+    """The fullest, by name; never the sum of those beyond them."""
+    named = [lane for lane in lanes if lane.name != OTHER_LANES]
+    fullest = sorted(named, key=lambda lane: (-lane.queued - lane.leased, lane.name))
+    return sorted(fullest[:MAX_LANES], key=lambda lane: lane.name)
