@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from tests.producer.gateway.batching import (
     request_line,
     with_bad_lines,
 )
+from tests.producer.gateway.openai.test_examples import CLIENTS, said
 from tests.producer.gateway.running import serving, serving_in_thread
 from tests.producer.gateway.tenants import add_key
 from tests.producer.gateway.test_webhooks import event_of, receiving
@@ -421,3 +423,17 @@ async def test_a_keys_limit_on_queued_tokens_bounds_its_batch_in_the_queue(
             done = await ended(client, batch.id)
     assert done.request_counts is not None
     assert done.request_counts.completed == 50
+
+
+@pytest.mark.usefixtures("consumer")
+async def test_the_examples(client: AsyncOpenAI, url: str, tmp_path: Path) -> None:
+    """As they stand in examples/clients; the one in JavaScript is tried by `make test-js`."""
+    await has_model(client)
+    out, err = await said(sys.executable, str(CLIENTS / "openai_batch.py"), url, "Hello", "there")
+    assert sorted(line.partition(" ")[0] for line in out.splitlines()) == ["request-0", "request-1"]
+    assert err.startswith("completed ")
+    (tmp_path / "requests.jsonl").write_bytes(input_of([request_line("a"), "{"]))
+    out, _ = await said("bash", str(CLIENTS / "openai_batch.sh"), url, str(tmp_path / "requests.jsonl"))
+    good, bad = map(json.loads, out.splitlines())
+    assert (good["custom_id"], good["response"]["status_code"]) == ("a", 200)
+    assert bad["error"]["code"] == "invalid_json_line"

@@ -1,6 +1,6 @@
 // OpenAI's JavaScript client, unmodified, with the gateway at the URL that is given. Exits with 0 where all holds.
 import assert from "node:assert/strict";
-import OpenAI from "openai";
+import OpenAI, { toFile } from "openai";
 
 const client = new OpenAI({ baseURL: `${process.argv[2]}/v1`, apiKey: "none", maxRetries: 0 });
 const model = "scripted";
@@ -51,6 +51,43 @@ await assert.rejects(client.chat.completions.create({ model, messages, colour: "
   assert.equal(error.param, "colour");
   return true;
 });
+
+const rows = ["a", "b", "c"].map((custom_id) =>
+  JSON.stringify({ custom_id, method: "POST", url: "/v1/chat/completions", body: { model, messages } }),
+);
+const file = await client.files.create({
+  file: await toFile(Buffer.from([...rows, "{"].join("\n")), "rows.jsonl"),
+  purpose: "batch",
+});
+assert.equal((await client.files.waitForProcessing(file.id)).status, "processed");
+let batch = await client.batches.create({
+  input_file_id: file.id,
+  endpoint: "/v1/chat/completions",
+  completion_window: "24h",
+  metadata: { by: "javascript" },
+});
+while (batch.status !== "completed") {
+  assert.ok(["validating", "in_progress", "finalizing"].includes(batch.status), batch.status);
+  await new Promise((resolve) => setTimeout(resolve, 100));
+  batch = await client.batches.retrieve(batch.id);
+}
+assert.deepEqual(batch.request_counts, { total: 4, completed: 3, failed: 1 });
+assert.deepEqual(batch.metadata, { by: "javascript" });
+const lines = async (id) => (await (await client.files.content(id)).text()).trim().split("\n").map((line) => JSON.parse(line));
+const answered = await lines(batch.output_file_id);
+assert.deepEqual(answered.map((line) => line.custom_id).sort(), ["a", "b", "c"]);
+assert.ok(answered.every((line) => line.response.body.choices[0].message.content.startsWith("I look.")));
+const [wrong] = await lines(batch.error_file_id);
+assert.deepEqual([wrong.error.code, wrong.error.line], ["invalid_json_line", 4]);
+const named = [];
+for await (const one of client.files.list({ limit: 1 })) named.push(one.id);
+assert.equal(named.length, 3);
+const batches = [];
+for await (const one of client.batches.list({ limit: 1 })) batches.push(one.id);
+assert.deepEqual(batches, [batch.id]);
+await assert.rejects(client.batches.cancel(batch.id), OpenAI.ConflictError);
+assert.equal((await client.files.delete(file.id)).deleted, true);
+await assert.rejects(client.files.retrieve(file.id), OpenAI.NotFoundError);
 
 const leaving = await client.chat.completions.create({ model, messages, stream: true });
 for await (const _ of leaving) break; // closes the connection
