@@ -26,6 +26,7 @@ from penstock.keys import (
     CURSOR,
     DEFAULT_LANE,
     EVENT,
+    EXPECTED,
     FAILED,
     JOB_ID,
     ROW,
@@ -46,6 +47,8 @@ class BatchCounts(Struct, frozen=True, kw_only=True):
     total: int
     completed: int
     failed: int
+    expected: int | None = None
+    """Rows that there will be, where the batch's driver has said so."""
 
     @property
     def outstanding(self) -> int:
@@ -122,7 +125,9 @@ class Batch:
         call = Call(self._all_keys, check_lane(lane), chunk, Cursor(cursor, new_cursor, self.epoch))
         return await enqueue(self._link, call)
 
-    async def take(self, lease_s: float = 0.0, *, restart: bool = False) -> Batch:
+    async def take(
+        self, lease_s: float = 0.0, *, restart: bool = False, expected: int | None = None
+    ) -> Batch:
         """Take the batch, and give a handle that drives it: what it changes is refused once another takes it.
 
         Args:
@@ -130,12 +135,13 @@ class Batch:
                 the only one, and need not wait for its own earlier lease to end.
             restart: make the batch where it is not, and empty it where it is: no rows, no cursor. Rows that
                 are outstanding run on, and end in its done stream.
+            expected: how many rows it will have, for whoever looks on.
 
         Raises:
             BatchTaken: another drives it.
             BatchUnknown: there is none to take.
         """
-        return await self._drive(lease_s, "restart" if restart else "take")
+        return await self._drive(lease_s, "restart" if restart else "take", expected)
 
     async def renew(self, lease_s: float) -> None:
         """Keep what `take` gave for so long from now.
@@ -146,8 +152,8 @@ class Batch:
         """
         await self._drive(lease_s, "renew")
 
-    async def _drive(self, lease_s: float, how: str) -> Batch:
-        args = [self.epoch, int(lease_s * 1000), how]
+    async def _drive(self, lease_s: float, how: str, expected: int | None = None) -> Batch:
+        args = [self.epoch, int(lease_s * 1000), how, "" if expected is None else expected]
         epoch = await self._link.patiently(lambda: self._link.script(DRIVE, [self._key], args))
         return Batch(self._link, self._all_keys, self.id, epoch.decode())
 
@@ -158,9 +164,15 @@ class Batch:
 
     async def counts(self) -> BatchCounts:
         """How many rows there are, and how they ended; all zero where there is no such batch."""
-        values: list[bytes | None] = await self._read("HMGET", self._key, TOTAL, COMPLETED, FAILED)
+        fields = (TOTAL, COMPLETED, FAILED, EXPECTED)
+        *values, expected = await self._read("HMGET", self._key, *fields)
         total, completed, failed = (int(value or 0) for value in values)
-        return BatchCounts(total=total, completed=completed, failed=failed)
+        return BatchCounts(
+            total=total,
+            completed=completed,
+            failed=failed,
+            expected=None if expected is None else int(expected),
+        )
 
     async def done(
         self, after: str = "0-0", block_s: float | None = None

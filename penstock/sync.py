@@ -256,9 +256,11 @@ class SyncBatch:
         """Some hundreds of finished rows at most, from behind the entry `after`."""
         return self._loop.run(self._batch.finished(after, block_s))
 
-    def take(self, lease_s: float = 0.0, *, restart: bool = False) -> SyncBatch:
+    def take(self, lease_s: float = 0.0, *, restart: bool = False, expected: int | None = None) -> SyncBatch:
         """Take the batch, and give a handle that drives it."""
-        return SyncBatch(self._loop, self._loop.run(self._batch.take(lease_s, restart=restart)))
+        return SyncBatch(
+            self._loop, self._loop.run(self._batch.take(lease_s, restart=restart, expected=expected))
+        )
 
     def renew(self, lease_s: float) -> None:
         """Keep what `take` gave for so long from now."""

@@ -115,3 +115,5 @@ class Pace(Struct, frozen=True):
     """Sum of the rows' weights; one row is always let through."""
     lease_s: float = 0.0
     """0 where something else sees to it that there is one driver; otherwise somebody has to renew."""
+    expected: int | None = None
+    """Rows that a batch which is begun now will have, refused ones too, where that is known."""

@@ -194,7 +194,9 @@ class Driver(Generic[Note, Refusal]):
         handle = self.batch
         if handle is None or handle.id != name:
             handle = self._queue.client.batch(name)
-        self.batch = await handle.take(self._pace.lease_s, restart=restart)
+        self.batch = await handle.take(
+            self._pace.lease_s, restart=restart, expected=self._pace.expected if restart else None
+        )
         return self.batch
 
     async def _pass_over(self, cursor: int) -> None:

@@ -45,6 +45,7 @@ class Run:
     ) -> None:
         self._plan = plan
         self._server = server
+        self._total = total
         self._answers = _Answers(plan.output, output, state)
         self._narrator = _Shown(progress, output, total)
 
@@ -59,9 +60,8 @@ class Run:
             async with Client(self._server) as client:
                 queue = Queue(client, link, Keys(), self._plan.lane)
                 # The output's lock sees to it that nobody else drives this batch.
-                driver = Driver(
-                    queue, _Lines(self._plan.input), self._answers, Pace(self._plan.window), self._narrator
-                )
+                pace = Pace(self._plan.window, expected=self._answers.num_missing(self._total))
+                driver = Driver(queue, _Lines(self._plan.input), self._answers, pace, self._narrator)
                 batch = await driver.finish()
                 self._answers.close()
                 await self._delete(batch)
@@ -117,6 +117,10 @@ class _Answers:
 
     def __contains__(self, number: int) -> bool:
         return number in self._output.rows
+
+    def num_missing(self, total: int) -> int:
+        """How many of so many rows are not in the output."""
+        return max(total - self._output.tally.rows, 0)
 
     async def write(self, ended: list[EndedRow[str | None]], refused: list[tuple[int, BadRow]]) -> None:
         self._waiting_since = self._waiting_since or time.monotonic()

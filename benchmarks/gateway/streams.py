@@ -34,7 +34,7 @@ from penstock.messages import encode_event
 EVENTS = 10
 """`tokens` events per stream, then a terminal one."""
 
-_WRITTEN_AT = re.compile(rb"\d{10}\.\d+")
+_WRITTEN_AT = re.compile(rb'"(\d{10}\.\d{6})"')  # in quotes: ids have digits and dots too
 _SETTLE_S = 1.0
 
 Follow = Callable[[list[float], asyncio.Event], Coroutine[Any, Any, None]]
@@ -90,7 +90,7 @@ def _through(url: str, path: str) -> Follow:
             began.set()
             async for line in lines:
                 if b'"done"' not in line and (found := _WRITTEN_AT.search(line)):
-                    latencies.append(time.time() - float(found[0]))
+                    latencies.append(time.time() - float(found[1]))
         finally:
             connection.close()
 

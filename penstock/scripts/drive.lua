@@ -3,7 +3,7 @@
 -- KEYS: batch hash
 -- ARGV: the epoch that the caller has ('' for none), how long the batch is its own (ms; 0: until somebody takes
 --       it), how: 'renew' what the caller has; 'take' a batch that is there, a new epoch unless the caller's is
---       the newest; 'restart' it, there or not: no rows, no cursor
+--       the newest; 'restart' it, there or not: no rows, no cursor; how many rows it will have ('': unknown)
 -- Reply: the epoch that the caller has now
 -- Errors, nothing was written:
 --         NOBATCH             there is no such batch
@@ -30,5 +30,6 @@ if how == 'restart' then
   redis.call('HSET', batch, 'total', 0)
 end
 redis.call('HSET', batch, 'epoch', epoch, 'driven_until_ms', string.format('%.0f', now + lease))
+if ARGV[4] and ARGV[4] ~= '' then redis.call('HSET', batch, 'expected', ARGV[4]) end
 redis.call('PEXPIRE', batch, BATCH_TTL)
 return epoch

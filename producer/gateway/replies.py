@@ -59,11 +59,13 @@ def _on_validation(_: _AnyRequest, error: ValidationException) -> Response[Error
     places = error.extra if isinstance(error.extra, list) else []
     place = next((one for one in places if isinstance(one, dict)), {})
     words = str(place.get("message") or error.detail)
+    if place.get("key") == "data" and words == "'data'":  # a KeyError's words: there is none to look into
+        return reply_of(BadRequest("the request has no body; send one, as JSON", code="missing_body"))
     param = str(place["key"]) if place.get("key") else None
     return reply_of(BadRequest(f"{param}: {words}" if param else words, param=param, code="invalid_value"))
 
 
-def _on_http(_: _AnyRequest, error: HTTPException) -> Response[ErrorReply]:
+def _on_http(request: _AnyRequest, error: HTTPException) -> Response[ErrorReply]:
     status = error.status_code
     if status == 413:
         return reply_of(TooLarge(error.detail, code="request_too_large"))
@@ -72,8 +74,19 @@ def _on_http(_: _AnyRequest, error: HTTPException) -> Response[ErrorReply]:
     if status >= 500:
         log.error("a request failed", exc_info=error)
     kind = "invalid_request_error" if status < 500 else "server_error"
-    body = ErrorReply(ErrorBody(message=error.detail, type=kind))
+    body = ErrorReply(ErrorBody(message=_words_of(request, error), type=kind))
     return Response(body, status_code=status, headers=error.headers)
+
+
+def _words_of(request: _AnyRequest, error: HTTPException) -> str:
+    asked = f"({request.method} {request.url.path[:200]})"
+    match error.status_code:
+        case 404:
+            return f"Invalid URL {asked}"
+        case 405:
+            return f"Invalid method for URL {asked}"
+        case _:
+            return error.detail
 
 
 def _on_nesting(_: _AnyRequest, error: Exception) -> Response[ErrorReply]:

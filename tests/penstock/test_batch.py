@@ -201,6 +201,13 @@ async def test_only_the_last_who_took_a_batch_drives_it(client: Client, worker: 
     assert await second.cursor() == ""
 
 
+async def test_who_drives_a_batch_may_say_how_many_rows_there_will_be(client: Client) -> None:
+    begun = await client.batch("told").take(restart=True, expected=7)
+    assert await begun.counts() == BatchCounts(total=0, completed=0, failed=0, expected=7)
+    assert (await (await client.batch("told").take()).counts()).expected == 7
+    assert (await (await client.batch("told").take(restart=True)).counts()).expected is None
+
+
 async def test_nobody_takes_a_batch_whose_lease_is_alive(client: Client) -> None:
     await client.create_batch("leased")
     first = await client.batch("leased").take(30.0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from typing import Final
 
 from msgspec import Struct
@@ -11,14 +10,13 @@ from msgspec import Struct
 from producer.gateway.batches.objects import ENDED, BatchObject
 from producer.gateway.batches.store import BatchStore
 from producer.gateway.errors import NotFound
+from producer.gateway.page.progress import Progress
 from producer.threads import in_thread
 
 FRESH_S: Final = 1.0
 LOOK_S: Final = 60.0
 """How often every tenant's folder is looked through for batches that another gateway brought to their end
 between two readings."""
-PACE_S: Final = 60.0
-"""A batch's pace is that of so many seconds."""
 MAX_OPEN: Final = 20
 MAX_ENDED: Final = 5
 
@@ -54,7 +52,7 @@ class BatchWatch:
 
     def __init__(self, store: BatchStore) -> None:
         self._store = store
-        self._progress: dict[str, deque[tuple[float, int]]] = {}
+        self._progress: dict[str, Progress] = {}
         self._ended: list[tuple[str, str]] = []
         """Batch and tenant, newest first."""
         self._told: list[tuple[str, str]] = []
@@ -96,11 +94,9 @@ class BatchWatch:
         view = BatchView(tenant=tenant, batch=batch)
         if not view.is_open:
             return view
-        seen = self._progress.setdefault(batch_id, deque())
-        seen.append((now_s, view.num_ended))
-        while now_s - seen[0][0] > PACE_S:
-            seen.popleft()
-        pace = _pace(seen, batch, view.num_ended)
+        progress = self._progress.setdefault(batch_id, Progress())
+        progress.add(now_s, view.num_ended)
+        pace = progress.per_s or _pace_so_far(batch, view.num_ended)
         left = batch.request_counts.total - view.num_ended
         return BatchView(
             tenant=tenant,
@@ -110,12 +106,8 @@ class BatchWatch:
         )
 
 
-def _pace(seen: deque[tuple[float, int]], batch: BatchObject, num_ended: int) -> float | None:
-    """Rows per second: of the last minute, or since the batch began where it has not been watched so long."""
-    first_s, first = seen[0]
-    seconds = seen[-1][0] - first_s
-    if seconds >= 5 and num_ended > first:
-        return (num_ended - first) / seconds
+def _pace_so_far(batch: BatchObject, num_ended: int) -> float | None:
+    """Rows per second since the batch began."""
     if batch.in_progress_at is None or not num_ended:
         return None
     return num_ended / max(time.time() - batch.in_progress_at, 1.0)

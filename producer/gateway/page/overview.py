@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from penstock.dead import DeadLetter, read_latest_letters
 from penstock.errors import ServerError
-from penstock.keys import GROUP, Keys
+from penstock.keys import GROUP, JobId, Keys
 from penstock.link import Link
 from penstock.messages import Heartbeat
 from penstock.presence import in_words
@@ -18,6 +18,7 @@ from producer.gateway.depths import OTHER_LANES, Depths, LaneDepth, QueueDepths
 from producer.gateway.page.batches import BatchView, BatchWatch
 from producer.gateway.page.charts import Chart, charts_of
 from producer.gateway.page.history import History, Speed
+from producer.gateway.page.runs import RunView, RunWatch
 
 MAX_LANES: Final = 50
 MAX_LETTERS: Final = 10
@@ -68,6 +69,8 @@ class Overview(Struct, frozen=True, kw_only=True):
     """Newest first."""
     batches: list[BatchView] = []
     """Those under way, then those that ended, newest first."""
+    runs: list[RunView] = []
+    """Batches that the gateway does not drive, as far as something of them runs."""
     charts: list[Chart] = []
 
     @property
@@ -87,6 +90,7 @@ class OverviewReader:
         self._depths = depths
         self._batches = batches
         self._history = history
+        self._runs = RunWatch(link, keys)
 
     async def read(self) -> Overview:
         """The queue now. A server that can't be asked leaves what the storage and the gateway know."""
@@ -95,6 +99,8 @@ class OverviewReader:
             depths = await self._depths.read()
             letters = await read_latest_letters(self._link, self._keys, MAX_LETTERS) if depths.dead else []
             held = await self._held(depths)
+            oldest = [JobId.parse(of_it.jobs[0].job_id) for of_it in held.values() if of_it.jobs]
+            runs = await self._runs.read(oldest)
         except ServerError as error:
             return Overview(trouble=f"the queue can't be reached: {error}", batches=batches, charts=charts)
         lanes = _shown(depths.lanes)
@@ -110,6 +116,7 @@ class OverviewReader:
             consumers=self._consumers(depths.consumers, held),
             letters=letters,
             batches=batches,
+            runs=runs,
             charts=charts,
         )
 

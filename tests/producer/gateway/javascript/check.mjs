@@ -52,42 +52,37 @@ await assert.rejects(client.chat.completions.create({ model, messages, colour: "
   return true;
 });
 
-const rows = ["a", "b", "c"].map((custom_id) =>
-  JSON.stringify({ custom_id, method: "POST", url: "/v1/chat/completions", body: { model, messages } }),
-);
-const file = await client.files.create({
-  file: await toFile(Buffer.from([...rows, "{"].join("\n")), "rows.jsonl"),
-  purpose: "batch",
-});
-assert.equal((await client.files.waitForProcessing(file.id)).status, "processed");
+const line = (custom_id, body) => JSON.stringify({ custom_id, method: "POST", url: "/v1/chat/completions", body });
+const rows = [0, 1, 2, 3].map((n) => line(`row-${n}`, { model, messages, max_tokens: 2 }));
+rows.push(line("bad", { model, messages: "none" }));
+const input = await client.files.create({ file: await toFile(Buffer.from(rows.join("\n")), "in.jsonl"), purpose: "batch" });
+assert.deepEqual([input.object, input.bytes, input.purpose], ["file", Buffer.byteLength(rows.join("\n")), "batch"]);
 let batch = await client.batches.create({
-  input_file_id: file.id,
+  input_file_id: input.id,
   endpoint: "/v1/chat/completions",
   completion_window: "24h",
-  metadata: { by: "javascript" },
+  metadata: { from: "javascript" },
 });
-while (batch.status !== "completed") {
-  assert.ok(["validating", "in_progress", "finalizing"].includes(batch.status), batch.status);
-  await new Promise((resolve) => setTimeout(resolve, 100));
+while (!["completed", "failed", "expired", "cancelled"].includes(batch.status)) {
+  await new Promise((resolve) => setTimeout(resolve, 50));
   batch = await client.batches.retrieve(batch.id);
 }
-assert.deepEqual(batch.request_counts, { total: 4, completed: 3, failed: 1 });
-assert.deepEqual(batch.metadata, { by: "javascript" });
-const lines = async (id) => (await (await client.files.content(id)).text()).trim().split("\n").map((line) => JSON.parse(line));
-const answered = await lines(batch.output_file_id);
-assert.deepEqual(answered.map((line) => line.custom_id).sort(), ["a", "b", "c"]);
-assert.ok(answered.every((line) => line.response.body.choices[0].message.content.startsWith("I look.")));
-const [wrong] = await lines(batch.error_file_id);
-assert.deepEqual([wrong.error.code, wrong.error.line], ["invalid_json_line", 4]);
-const named = [];
-for await (const one of client.files.list({ limit: 1 })) named.push(one.id);
-assert.equal(named.length, 3);
+assert.equal(batch.status, "completed");
+assert.deepEqual(batch.request_counts, { total: 5, completed: 4, failed: 1 });
+const read = async (id) => (await (await client.files.content(id)).text()).trim().split("\n").map((one) => JSON.parse(one));
+const answers = await read(batch.output_file_id);
+assert.deepEqual(answers.map((one) => one.custom_id).sort(), ["row-0", "row-1", "row-2", "row-3"]);
+assert.ok(answers.every((one) => one.response.status_code === 200 && one.response.body.choices[0].message.content === "I "));
+const [refused] = await read(batch.error_file_id);
+assert.equal(refused.custom_id, "bad");
 const batches = [];
 for await (const one of client.batches.list({ limit: 1 })) batches.push(one.id);
 assert.deepEqual(batches, [batch.id]);
 await assert.rejects(client.batches.cancel(batch.id), OpenAI.ConflictError);
-assert.equal((await client.files.delete(file.id)).deleted, true);
-await assert.rejects(client.files.retrieve(file.id), OpenAI.NotFoundError);
+const files = [];
+for await (const one of client.files.list({ limit: 2 })) files.push(one.id);
+assert.deepEqual(files.sort(), [input.id, batch.output_file_id, batch.error_file_id].sort());
+assert.equal((await client.files.delete(input.id)).deleted, true);
 
 const leaving = await client.chat.completions.create({ model, messages, stream: true });
 for await (const _ of leaving) break; // closes the connection

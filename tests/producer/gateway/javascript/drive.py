@@ -45,7 +45,7 @@ async def run(folder: Path, *command: str) -> str:
     return said.decode()
 
 
-async def test_a_chat_a_stream_calls_completions_embeddings_a_batch_and_errors(
+async def test_a_chat_a_stream_calls_completions_embeddings_errors_and_a_batch(
     installed: Path, redis_url: str, tmp_path: Path
 ) -> None:
     await run(installed, "npm", "install", "--no-audit", "--no-fund", "--silent")

@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from redis.asyncio import Redis
@@ -74,3 +75,19 @@ async def only_job(talk: Talk) -> str:
                 entry, fields = entries[0]
                 return f"standard.{entry.decode()}.{fields[b'nonce'].decode()}"
             await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "words"),
+    [
+        ("POST", "/v1/chat/completions", 400, "the request has no body; send one, as JSON"),
+        ("POST", "/v1/batches", 400, "the request has no body; send one, as JSON"),
+        ("GET", "/v1/nowhere", 404, "Invalid URL (GET /v1/nowhere)"),
+        ("GET", "/v1/completions", 405, "Invalid method for URL (GET /v1/completions)"),
+    ],
+)
+async def test_what_is_no_request_at_all_is_told(
+    http: httpx.AsyncClient, method: str, path: str, status: int, words: str
+) -> None:
+    reply = await http.request(method, path)
+    assert (reply.status_code, reply.json()["error"]["message"]) == (status, words)

@@ -144,6 +144,28 @@ async def test_batches_move_and_are_cancelled(
         assert waiting.id in (await another.get("/", headers=HTML)).text
 
 
+async def test_a_batch_that_a_client_drives_is_shown_while_something_of_it_runs(
+    redis_url: str, http: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    model = save_model(tmp_path / "model", {"says": "x" * 40, "step_s": 0.05})
+    async with (
+        consuming(redis_url, model, max_num_seqs=2),
+        Client(redis_url) as client,
+        watching(http) as parts,
+    ):
+        batch = await client.batch("run-mine").take(restart=True, expected=40)
+        few = SamplingParams(max_tokens=30)
+        await batch.enqueue_rows(
+            [Job(prompt=f"{n}", row=n, sampling_params=few) for n in range(4)], cursor="", new_cursor="4"
+        )
+        shown = await parts.until(lambda now: "run-mine" in now.get("batches", ""))
+        assert " of 40 rows" in shown["batches"]
+        await parts.until(lambda now: re.search("[1-4] of 40 rows", now["batches"]) is not None)
+        await parts.until(lambda now: "Has no job." in now["consumers"])
+        await batch.delete()
+        await parts.until(lambda now: "run-mine" not in now["batches"])
+
+
 async def test_an_unreachable_queue_is_told_and_the_page_stays(tmp_path: Path) -> None:
     async with (
         serving("redis://127.0.0.1:1", tmp_path) as url,
