@@ -54,7 +54,7 @@ bench-engine: $(VENV)/.installed-dev
 # VLLM: a Python that has vLLM; LLAMA_CPP: the folder of llama.cpp's built programs; ARGS: what else to say,
 # such as --workload peers --repeat 3. A peer that is not named is left out.
 bench-engine-cpu: $(VENV)/.installed-dev $(VENV)/.native
-	$(BIN)/python -m benchmarks.engine --plan cpu --out benchmarks/results/engine-cpu.json --peer transformers \
+	$(BIN)/python -m benchmarks.engine --plan cpu --out benchmarks/results/engine-cpu.json --peer transformers generate \
 		$(if $(VLLM),vllm=$(VLLM)) $(if $(LLAMA_CPP),llama.cpp=$(LLAMA_CPP)) $(ARGS)
 
 # ARGS: what else to say, such as --path /v1/chat/completions --streams 1000.

@@ -13,7 +13,7 @@ from benchmarks.engine.shapes import SHAPES
 from benchmarks.engine.workloads import WORKLOADS
 
 RESULTS = Path(__file__).parents[1] / "results"
-PEERS = "'transformers', 'vllm[=PYTHON]', 'llama.cpp=PLACE'"
+PEERS = "'transformers', 'generate', 'vllm[=PYTHON]', 'llama.cpp=PLACE'"
 QUESTIONS = 1500
 
 

@@ -11,7 +11,9 @@ from typing import Any
 from benchmarks.engine.session import Session
 
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
-PEERS = ("transformers", "vllm", "llama.cpp")
+PEERS = ("transformers", "generate", "vllm", "llama.cpp")
+SLOW_PEERS = ("transformers", "generate")
+"""Of the library transformers: continuous batching, and one padded batch."""
 DEVICE_WORKLOADS = [
     *("nano-vllm", "small-batch-1", "small-batch-8", "shared-prefix", "prefill-heavy", "decode-heavy"),
 ]
@@ -64,10 +66,10 @@ def cpu_plan(
     others = [one for peer in peers for one in _peer_sessions(peer, light[0], 400)]
     heavy_peers = [one for one in others if one.label in ("vllm bf16", "llama.cpp F16")]
     heavy = [replace(one, workloads=HEAVY, limit_s=900) for one in (*fast, *heavy_peers)]
-    both = [one for one in others if one.system != "transformers"]
+    both = [one for one in others if one.system not in SLOW_PEERS]
     second = [replace(one, model="llama-3.2-1b", limit_s=400) for one in (*fast, *both)]
     tiny = [replace(one, model="tiny", workloads=["peers"], limit_s=200) for one in (*light, *both)]
-    slow = [replace(one, workloads=["peers"]) for one in others if one.system == "transformers"]
+    slow = [replace(one, workloads=["peers"]) for one in others if one.system in SLOW_PEERS]
     return [
         *accuracy_sessions(light, questions),
         *light,
@@ -95,7 +97,7 @@ def chosen_plan(
     """Our engine in each precision with each of the settings, then each peer in the first precision; on a
     processor vLLM in bf16 and fp32, as either may be the faster, and llama.cpp in its two types.
 
-    peers: `transformers`, `vllm`, `vllm=PYTHON`, the interpreter that has it, or `llama.cpp=PLACE`.
+    peers: `transformers`, `generate`, `vllm`, `vllm=PYTHON` (the interpreter that has it), `llama.cpp=PLACE`.
     """
     ours = [
         Session("ours", model, workloads, device, precision, options)

@@ -19,7 +19,8 @@ class Session:
     """What a worker is told."""
 
     system: str
-    """ours, transformers, vllm or llama.cpp; accuracy, profile or redis: what else is measured of ours."""
+    """ours, transformers, generate, vllm or llama.cpp; accuracy, profile or redis: what else is measured of
+    ours."""
     model: str
     """A name in `shapes.SHAPES`."""
     workloads: list[str]
@@ -41,6 +42,8 @@ class Session:
         words = [self.system, self.precision]
         if self.system == "llama.cpp":
             words[1] = {"fp16": "F16", "int8": "Q8_0"}.get(self.precision, self.precision)
+        if self.system == "generate":
+            words[0] = "transformers generate"
         if self.system == "ours":
             words[0] = f"ours ({self.options.get('ops', 'auto')})"
             if self.options.get("kv_cache_dtype", "auto") != "auto":

@@ -24,11 +24,7 @@ CPU_LIMITS = {"num_blocks": 64, "max_batch_tokens": 1024}
 def run(session: Session, folder: Path, workloads: list[Workload], report: Report, out: Path) -> None:
     """A model of random weights, then a manager for each workload, warmed up before the clock starts."""
     start = time.perf_counter()
-    torch.manual_seed(0)
-    config = transformers.AutoConfig.from_pretrained(folder)
-    with torch.device(session.device):
-        model: Any = transformers.AutoModelForCausalLM.from_config(config, dtype=DTYPES[session.precision])
-    model = model.eval()
+    model = make_model(session, folder)
     report.startup_s = time.perf_counter() - start
     for workload in workloads:
         with _manager(model, workload, session.device) as manager:
@@ -45,6 +41,15 @@ def run(session: Session, folder: Path, workloads: list[Workload], report: Repor
             Measured(workload.name, seconds, workload.num_prompt_tokens, workload.num_output_tokens)
         )
         report.save(out)
+
+
+def make_model(session: Session, folder: Path) -> Any:
+    """The folder's model, with random weights in the session's precision."""
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.from_pretrained(folder)
+    with torch.device(session.device):
+        model: Any = transformers.AutoModelForCausalLM.from_config(config, dtype=DTYPES[session.precision])
+    return model.eval()
 
 
 def _manager(model: Any, workload: Workload, device: str) -> Any:

@@ -17,6 +17,7 @@ from benchmarks.engine.workloads import make_workload
 SYSTEMS = {
     "ours": "ours",
     "transformers": "transformers_peer",
+    "generate": "generate_peer",
     "vllm": "vllm_peer",
     "llama.cpp": "llama_cpp_peer",
     "accuracy": "accuracy",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from litestar import Response, get
+from litestar.openapi import ResponseSpec
 from msgspec import Struct
 
 from penstock.errors import ServerError
@@ -25,7 +26,13 @@ async def live() -> Health:
     return Health(ok=True)
 
 
-@get("/health/ready", opt=PUBLIC, summary="Would a job be answered?", raises=[])
+@get(
+    "/health/ready",
+    opt=PUBLIC,
+    summary="Would a job be answered?",
+    raises=[],
+    responses={503: ResponseSpec(Health, description="No, and why", generate_examples=False)},
+)
 async def ready(gateway: GatewayHere) -> Response[Health]:
     """Whether the server can be reached, a consumer is alive, and a model is loaded: 200 or 503."""
     try:

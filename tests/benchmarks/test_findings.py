@@ -134,7 +134,7 @@ def test_accuracy_is_always_against_fp32() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--peer", "sglang"], "choose from 'transformers', 'vllm[=PYTHON]', 'llama.cpp=PLACE'"),
+        (["--peer", "sglang"], "choose from 'transformers', 'generate', 'vllm[=PYTHON]', 'llama.cpp=PLACE'"),
         (["--peer", "llama.cpp=/nowhere"], "there is no /nowhere"),
         (["--peer", "vllm=/nowhere"], "there is no file /nowhere"),
         (["--precision", "int4"], "invalid choice: 'int4'"),

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
@@ -66,6 +67,9 @@ class Loop(threading.Thread):
             consuming(self._redis_url, model),
             serving(self._redis_url, self._folder / "gateway", max_wait_s=20) as self.url,
         ):
+            async with httpx.AsyncClient(base_url=self.url) as http, asyncio.timeout(20):
+                while not (await http.get("/health/ready")).is_success:  # noqa: ASYNC110 - it is asked
+                    await asyncio.sleep(0.05)
             self.ready.set()
             await self._ended.wait()
 

@@ -78,6 +78,8 @@ async def test_the_router_has_what_the_document_says(redis_url: str, tmp_path: P
     assert named <= set(routes(app(tmp_path)))
     api = {(method, path) for method, path in routes(app(tmp_path)) if path.startswith(("/v1/", "/health"))}
     assert api <= named
+    not_ready = document["paths"]["/health/ready"]["get"]["responses"]["503"]["content"]["application/json"]
+    assert not_ready["schema"]["$ref"].endswith("/Health")
     assert "struct:" not in json.dumps(document)
     assert document == json.loads(json.dumps(document_of(app(tmp_path))))
 
