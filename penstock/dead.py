@@ -20,6 +20,9 @@ from penstock.messages import (
 )
 from penstock.scripts import REQUEUE
 
+LAST_ID = (2**64 - 1, 2**64 - 1)
+"""No stream's entry comes behind it."""
+
 
 class DeadLetter(Struct, frozen=True, kw_only=True):
     """One job that failed at its last attempt."""
@@ -41,7 +44,8 @@ async def read_letters(link: Link, keys: Keys, after: str, count: int) -> list[D
     Raises:
         ValueError: `after` is not an entry id.
     """
-    parse_entry_id(after)
+    if parse_entry_id(after) == LAST_ID:
+        return []  # behind which the server allows no range
     entries = await link.command("XRANGE", keys.dead, f"({after}", "+", "COUNT", count)
     return [_letter(entry_id, fields) for entry_id, fields in entries]
 

@@ -59,7 +59,8 @@ class _Chunk(Struct, Generic[Note, Refusal]):
         middle = len(self.planned) // 2
         first, second = self.planned[:middle], self.planned[middle:]
         return (
-            _Chunk(second[0][0], first, [], self.size // 2),
+            # Right behind a row, where whoever goes on from the cursor stops reading what was sent.
+            _Chunk(first[-1][0] + 1, first, [], self.size // 2),
             _Chunk(self.end, second, [], self.size // 2),
         )
 

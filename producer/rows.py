@@ -80,7 +80,7 @@ def rows_of(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
         while not rest.endswith(b"\n") and (rest := file.readline(_CHUNK)):
             pass
         line = line.removeprefix(_BOM) if number == 0 else line
-        if not line.isspace():
+        if line.strip():
             yield number, line
         number += 1
 

@@ -76,15 +76,24 @@ def open_storage(url: str) -> Storage:
     """The storage at a URL as fsspec reads it.
 
     Raises:
-        UsageError: fsspec knows no such place, or lacks the package for it.
+        UsageError: fsspec knows no such place, or lacks the package for it; or it can't be made.
     """
     try:
         system, root = cast("tuple[Any, str]", fsspec.url_to_fs(url, use_listings_cache=False))
     except (ValueError, ImportError) as error:
         raise UsageError(f"files can't be kept at {url}: {error}") from None
     if isinstance(system, LocalFileSystem):
-        return Folder(Path(root))
+        return _folder(Path(root), url)
     return ObjectStorage(system, root)
+
+
+def _folder(root: Path, url: str) -> Folder:
+    """A folder that others on this machine don't look into, unless it is there and somebody lets them."""
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"files can't be kept at {url}: {error.strerror}") from None
+    return Folder(root)
 
 
 class Folder:

@@ -13,7 +13,6 @@ from contextlib import suppress
 from typing import IO, Any, Final, Literal, TypeAlias
 
 from penstock.backoff import pauses
-from penstock.batch import Batch
 from penstock.errors import BatchTaken, BatchUnknown, ServerError, ServerUnavailable
 from producer.driven import Pace, Queue
 from producer.driver import Driver
@@ -35,7 +34,6 @@ from producer.gateway.batches.rows import Ends, Note, Rows
 from producer.gateway.batches.segments import Totals, Written
 from producer.gateway.batches.validation import Validation, Verdict
 from producer.gateway.batches.works import Works
-from producer.gateway.errors import NotFound
 from producer.gateway.openai.endpoints import Models
 from producer.threads import in_thread
 
@@ -72,9 +70,10 @@ class Life:
             BatchTaken: another gateway has it.
             ServerError, OSError: it can't go on now; trying again later is right.
         """
-        self._record = await in_thread(self._works.batches.state, self._tenant, self._id)
-        if self._record.batch.status in ENDED:
-            await self._leave(None)
+        try:
+            self._record = await in_thread(self._works.batches.state, self._tenant, self._id)
+        except FileNotFoundError:  # it is being made just now, or never was
+            await in_thread(self._works.batches.close_unmade, self._id)
             return
         self._checker = Checker(self._record.batch.endpoint, await self._models())
         self._driver = self._make_driver()
@@ -93,7 +92,7 @@ class Life:
         # Again, now that nobody else can have moved it.
         self._record = await in_thread(self._works.batches.state, self._tenant, self._id)
         if self._record.batch.status in ENDED:
-            await self._leave(self._driver.batch)
+            await self._leave()
             return
         if self._record.batch.status == "validating":
             stop = await self._unless_stopped(self._validate())
@@ -112,8 +111,10 @@ class Life:
         folder = works.batches.folder(self._tenant, self._id)
         validation = Validation(self._id, self._open_input, self._checker, works.batches.storage, folder)
         try:
+            if not record.had_input:
+                raise FileNotFoundError(record.batch.input_file_id)
             verdict = await validation.run()
-        except (FileNotFoundError, NotFound):
+        except FileNotFoundError:
             why = f"No such File object: {record.batch.input_file_id}"
             self._fail([BatchError(code="invalid_request", message=why, param="file_id")])
             return
@@ -125,7 +126,8 @@ class Life:
             self._fail(verdict.errors)
             return
         self._record = changed(self._record, status="in_progress", in_progress_at=now(), model=verdict.model)
-        await in_thread(works.batches.save, self._tenant, self._record)
+        self._written.invalid_lines = verdict.bad
+        await self._show()
 
     def _fail(self, errors: list[BatchError]) -> None:
         self._is_failed = True
@@ -153,6 +155,8 @@ class Life:
         await self._ends.write_rest(self._rows(), expired=stop == "expired")
 
     async def _conclude(self, status: Literal["completed", "cancelled", "expired"]) -> None:
+        # Its segments are all that there will be, for everybody: see `Outputs.conclude`.
+        await self._renew()
         if status != "cancelled":
             self._record = changed(self._record, status="finalizing", finalizing_at=now())
             await in_thread(self._works.batches.save, self._tenant, self._record)
@@ -167,32 +171,34 @@ class Life:
             shown = await in_thread(self._works.batches.find, self._tenant, self._id)
             at["cancelling_at"] = shown.batch.cancelling_at
         self._record = changed(self._record, status=status, **at)
-        assert self._driver.batch is not None
-        await self._driver.batch.renew(self._works.lease_s)  # the last word is not for one who was replaced
+        await self._renew()  # the last word is not for one who was replaced
         await in_thread(self._works.batches.end, self._tenant, self._record)
         log.info("batch %s is %s: %s", self._id, status, self._record.batch.request_counts)
-        await self._leave(self._driver.batch)
+        await self._leave()
 
-    async def _leave(self, batch: Batch | None) -> None:
-        """After the end: tell it, and clear away what is needed no more."""
+    async def _leave(self) -> None:
+        """After the end: tell it, and clear away what is needed no more; what keeps others away goes last."""
         await self._works.on_end(self._tenant, self._record.batch)
-        if batch is not None:
-            with suppress(BatchTaken, ServerUnavailable):  # it expires
-                await batch.delete()
         await in_thread(self._outputs.clear, self._record)
         await in_thread(self._works.batches.clear, self._tenant, self._id)
         await in_thread(self._works.batches.close, self._id)
+        assert self._driver.batch is not None
+        with suppress(BatchTaken, ServerUnavailable):  # it expires
+            await self._driver.batch.delete()
 
     # Whose the batch is, and whether it is to go on
 
     async def _keep(self) -> None:
         while True:
             await asyncio.sleep(self._works.lease_s / 3)
-            assert self._driver.batch is not None
             try:
-                await self._driver.batch.renew(self._works.lease_s)
+                await self._renew()
             except (BatchUnknown, ServerUnavailable) as error:
                 log.debug("batch %s: %s", self._id, error)  # the driver meets it too, and knows what to do
+
+    async def _renew(self) -> None:
+        assert self._driver.batch is not None
+        await self._driver.batch.renew(self._works.lease_s)
 
     async def _let_go(self) -> None:
         """Whoever wants the batch next need not wait."""
@@ -202,7 +208,10 @@ class Life:
                     await self._driver.batch.renew(0.0)
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, object]) -> Stop | None:
-        """Do the work, until it is done or the batch is to end."""
+        """Do the work, until it is done or the batch is to end; nothing of it where it is to end already."""
+        if (stop := await self._stop_wanted()) is not None:
+            work.close()
+            return stop
         working, stopping = asyncio.create_task(work), asyncio.create_task(self._stopped())
         try:
             await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -216,16 +225,18 @@ class Life:
             await asyncio.gather(working, stopping, return_exceptions=True)
 
     async def _stopped(self) -> Stop:
-        batches = self._works.batches
         while True:
-            if await in_thread(batches.is_cancelling, self._tenant, self._id):
-                return "cancelled"
-            left = self._record.batch.expires_at - now()
-            if left <= 0:
-                return "expired"
             self._wake.clear()
+            if (stop := await self._stop_wanted()) is not None:
+                return stop
+            left = max(self._record.batch.expires_at - now(), 0)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), min(left, LOOK_S))
+
+    async def _stop_wanted(self) -> Stop | None:
+        if await in_thread(self._works.batches.is_cancelling, self._tenant, self._id):
+            return "cancelled"
+        return "expired" if self._record.batch.expires_at <= now() else None
 
     # What the driver needs
 
@@ -248,8 +259,11 @@ class Life:
 
     async def _stored(self) -> None:
         """A segment has been written: show how far the batch is."""
-        output, errors = await in_thread(self._outputs.show, self._record, self._written)
         self._tally()
+        await self._show()
+
+    async def _show(self) -> None:
+        output, errors = await in_thread(self._outputs.show, self._record, self._written)
         self._record = changed(self._record, output_file_id=output, error_file_id=errors)
         await in_thread(self._works.batches.save, self._tenant, self._record)
 

@@ -113,6 +113,8 @@ class BatchRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_tokens: int | None = None
     """Tokens that may be in the queue at once: the limit of the key that made the batch."""
     is_strict: bool = False
+    had_input: bool = True
+    """Whether its input was there when it was made: what its tenant deletes later, it reads all the same."""
     output_expires_after_s: int | None = None
     file_ids: tuple[str, str]
     """Of the output and of the errors, shown once there is a line in them."""

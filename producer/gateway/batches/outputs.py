@@ -39,19 +39,22 @@ class Outputs:
         shown = (batch.output_file_id, batch.error_file_id)
         for at, lines in enumerate((written.output_lines, written.error_lines)):
             if lines and shown[at] is None:
-                self._files.save(self._tenant, self._record(record, at, Running(batch=batch.id)))
+                self._files.save(self._tenant, self._record(record, at, batch=batch.id))
             found.append(record.file_ids[at] if lines else None)
         return found[0], found[1]
 
     def conclude(self, record: BatchRecord, written: Written) -> tuple[str | None, str | None]:
-        """Write both files whole, and give the ids of those that have a line."""
+        """Write both files whole, and give the ids of those that have a line.
+
+        For a driver that has had its batch since the last segment was stored: whoever else comes to write
+        them, then or later, writes the very same bytes under the same names.
+        """
         found = list[str | None]()
         for at, lines in enumerate((written.output_lines, written.error_lines)):
             if not lines:
                 found.append(None)
                 continue
-            blob, size = f"{record.file_ids[at]}.{written.epoch}", 0
-            draft = self._record(record, at, Running(blob=blob, lines=lines))
+            draft, size = self._record(record, at, lines=lines), 0
             with self._files.storage.writing(self._files.blob(self._tenant, draft)) as file:
                 for part in self._parts(record.batch.id, at, written.segments):
                     for piece in self.read(part):
@@ -62,9 +65,9 @@ class Outputs:
         return found[0], found[1]
 
     def clear(self, record: BatchRecord) -> None:
-        """Remove what a gateway left that was killed between a file's bytes and its object."""
+        """The batch has ended: it writes no file any more."""
         for file_id in record.file_ids:
-            self._files.clear_others(self._tenant, file_id)
+            self._files.end_running(self._tenant, file_id)
 
     def parts(self, file: FileRecord) -> list[Part]:
         """Where the bytes of a file lie; those of one that a batch is writing, as far as they are there.
@@ -110,27 +113,18 @@ class Outputs:
             return []
         return [Part(f"{folder}/{INVALID}", 0, size, lines)]
 
-    def _record(self, record: BatchRecord, at: int, running: Running) -> FileRecord:
-        batch = record.batch
+    def _record(self, record: BatchRecord, at: int, *, batch: str = "", lines: int = 0) -> FileRecord:
         file = FileObject(
             id=record.file_ids[at],
             bytes=0,
             created_at=now(),
-            filename=f"{batch.id}_{'output' if at == 0 else 'error'}.jsonl",
+            filename=f"{record.batch.id}_{'output' if at == 0 else 'error'}.jsonl",
             purpose="batch_output",
         )
         return FileRecord(
-            file=expiring(file, record.output_expires_after_s),
-            lines=running.lines,
-            batch=running.batch,
+            # Its time begins when it is whole.
+            file=file if batch else expiring(file, record.output_expires_after_s),
+            lines=lines,
+            batch=batch,
             kind="output" if at == 0 else "error",
-            blob=running.blob,
         )
-
-
-class Running(Struct, frozen=True, kw_only=True):
-    """What of a file's record changes when its batch has ended."""
-
-    batch: str = ""
-    blob: str = ""
-    lines: int = 0

@@ -5,12 +5,16 @@ from __future__ import annotations
 from itertools import islice
 from typing import Annotated, Final
 
+import msgspec
 from litestar import get, post
 from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
 
 from producer.gateway.batches.creation import BatchRequest, made_batch
-from producer.gateway.batches.objects import BatchList, BatchObject
+from producer.gateway.batches.objects import BatchList, BatchObject, BatchRecord
 from producer.gateway.batches.retry import retried
+from producer.gateway.batches.works import Works
+from producer.gateway.caller import Caller
+from producer.gateway.errors import NotFound
 from producer.gateway.gateway import CallersRequest, GatewayHere
 from producer.threads import in_thread
 
@@ -25,10 +29,19 @@ async def create_batch(
     """Runs the requests of an uploaded file. The input is validated afterwards: look at the batch's status. A
     bad line costs itself and is told in the error file, unless the batch is strict."""
     is_strict = gateway.settings.strict_batches if strict is None else strict
-    record = made_batch(data, request.auth, is_strict=is_strict)
-    await in_thread(gateway.works.batches.create, request.auth.tenant, record)
+    record = await in_thread(_made, gateway.works, data, request.auth, is_strict)
     gateway.dispatcher.look(record.batch.id)
     return record.batch
+
+
+def _made(works: Works, asked: BatchRequest, caller: Caller, is_strict: bool) -> BatchRecord:
+    record = made_batch(asked, caller, is_strict=is_strict)
+    try:
+        works.files.find(caller.tenant, asked.input_file_id)
+    except NotFound:  # which the batch will tell
+        record = msgspec.structs.replace(record, had_input=False)
+    works.batches.create(caller.tenant, record)
+    return record
 
 
 @get("/v1/batches", summary="List batches", tags=["batches"])

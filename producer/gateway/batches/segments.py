@@ -22,6 +22,7 @@ from typing import Final, TypeAlias
 import msgspec
 from msgspec import Struct
 
+from penstock.errors import PenstockError
 from producer.answers import RowSet
 from producer.gateway.storage import Storage
 
@@ -80,6 +81,10 @@ class Index(Struct, frozen=True):
     totals: Totals
 
 
+class EpochBehind(PenstockError):
+    """The server gave an epoch that is older than one before: it lost its data, and its clock is wrong."""
+
+
 class _Accepted(Struct, frozen=True):
     segments: list[str]
 
@@ -91,13 +96,30 @@ _accepted_decoder = msgspec.json.Decoder(_Accepted)
 def find_segments(storage: Storage, folder: str) -> list[Segment]:
     """The segments that count, in the order of the output."""
     names = storage.names(folder)
-    epochs = [name.removesuffix(_LIST) for name in names if _is_list(name)]
-    if not epochs:
+    last = _last_epoch(names)
+    if not last:
         return []
-    last = epochs[-1]
     accepted = _accepted_decoder.decode(storage.read(f"{folder}/{last}{_LIST}")).segments
     own = [name for name in names if name.endswith(_SUFFIX) and name.startswith(f"{last}-")]
     return [Segment.parse(name) for name in (*accepted, *own)]
+
+
+def refuse_older(storage: Storage, folder: str, epoch: str) -> None:
+    """See that an epoch that begins is behind all others, as only the last one counts.
+
+    Raises:
+        EpochBehind: it is not.
+    """
+    last = _last_epoch(storage.names(folder))
+    if last >= epoch:
+        raise EpochBehind(
+            f"the server's clock is behind what it was when a gateway took this batch last (epoch {epoch}, "
+            f"after {last}); the batch goes on when the clock has caught up"
+        )
+
+
+def _last_epoch(names: list[str]) -> str:
+    return max((name.removesuffix(_LIST) for name in names if _is_list(name)), default="")
 
 
 def _is_list(name: str) -> bool:
@@ -148,11 +170,16 @@ class Written:
         return self.invalid_lines + sum(segment.error_lines for segment in self.segments)
 
     def begin(self, epoch: str, row_of: RowOf) -> None:
-        """Go on, under an epoch that has just been taken, from what is stored."""
+        """Go on, under an epoch that has just been taken, from what is stored.
+
+        Raises:
+            EpochBehind: the epoch is older than what is stored.
+        """
         if epoch == self.epoch:
             return
         if self.epoch:
             self.store()  # counts if nobody else had the batch in between
+        refuse_older(self._storage, self._folder, epoch)
         found = find_segments(self._storage, self._folder)
         self.epoch, self.segments = epoch, found
         self._outputs, self._errors, self._fresh, self._fresh_totals = [], [], [], Totals()

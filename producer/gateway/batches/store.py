@@ -12,7 +12,9 @@ blocks.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final
 from urllib.parse import unquote
 
@@ -26,10 +28,13 @@ from producer.gateway.batches.objects import (
     now,
 )
 from producer.gateway.errors import BadRequest, Conflict, NotFound
+from producer.gateway.files.objects import made_at
 from producer.gateway.files.store import TENANTS, folder_of
-from producer.gateway.storage import Storage
+from producer.gateway.storage import DRAFT_S, Storage
 
 OPEN: Final = "open"
+LOOKS: Final = 3
+"""At a batch that changes while it is looked at."""
 _STATE: Final = "batch.json"
 _CANCEL: Final = "cancel"
 _END: Final = "end.json"
@@ -46,9 +51,9 @@ class BatchStore:
         return f"{folder_of(tenant)}/batches/{batch_id}"
 
     def create(self, tenant: str, record: BatchRecord) -> None:
-        """A batch that is to be driven. Its marker comes last: nobody is told of a batch without one."""
-        self.save(tenant, record)
+        """A batch that is to be driven. Its marker comes first: none is seen that nobody will drive."""
         self.storage.write(f"{OPEN}/{record.batch.id}", tenant.encode())
+        self.save(tenant, record)
 
     def find(self, tenant: str, batch_id: str) -> BatchRecord:
         """A tenant's batch as it is now.
@@ -56,17 +61,17 @@ class BatchStore:
         Raises:
             NotFound: the tenant has none of this id.
         """
-        if is_batch_id(batch_id):
+        for _ in range(LOOKS if is_batch_id(batch_id) else 0):
             folder = self.folder(tenant, batch_id)
             names = self.storage.names(folder)
-            try:
+            # What was there when it was listed is not always there to be read: the batch has just ended.
+            with suppress(FileNotFoundError):
                 if _END in names:
                     return decode_batch(self.storage.read(f"{folder}/{_END}"))
-                if _STATE in names:
-                    record = decode_batch(self.storage.read(f"{folder}/{_STATE}"))
-                    return self._cancelling(record, folder) if _CANCEL in names else record
-            except FileNotFoundError:
-                pass
+                if _STATE not in names:
+                    break
+                record = decode_batch(self.storage.read(f"{folder}/{_STATE}"))
+                return self._cancelling(record, folder) if _CANCEL in names else record
         raise NotFound(f"No batch found with id '{batch_id}'.", param="id", code="batch_not_found")
 
     def state(self, tenant: str, batch_id: str) -> BatchRecord:
@@ -164,14 +169,18 @@ class BatchStore:
         """Nothing is left to do for a batch."""
         self.storage.delete(f"{OPEN}/{batch_id}")
 
-    def inputs_read(self) -> set[str]:
-        """Ids of the files that open batches read."""
+    def close_unmade(self, batch_id: str) -> None:
+        """Remove the marker of a batch whose maker was killed before it was one."""
+        if made_at(batch_id) < time.time() - DRAFT_S:
+            self.close(batch_id)
+
+    def files_used(self) -> set[str]:
+        """Ids of the files that open batches read or write."""
         found: set[str] = set()
         for batch_id in self.open_batches():
             tenant = self.tenant_of(batch_id)
             if tenant is not None:
-                try:
-                    found.add(self.find(tenant, batch_id).batch.input_file_id)
-                except NotFound:
-                    continue
+                with suppress(NotFound):
+                    record = self.find(tenant, batch_id)
+                    found.update((record.batch.input_file_id, *record.file_ids))
         return found

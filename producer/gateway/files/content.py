@@ -55,7 +55,10 @@ class Contents:
         """A file's object, with the bytes that it has by now where a batch is writing it."""
         if not record.batch:
             return record.file
-        record, parts = self._find(record.file.id)
+        try:
+            record, parts = self._find(record.file.id)
+        except NotFound:  # deleted since it was listed
+            return record.file
         size = sum(part.size or 0 for part in parts) if record.batch else record.file.bytes
         return msgspec.structs.replace(record.file, bytes=size)
 

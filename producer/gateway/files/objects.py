@@ -54,8 +54,6 @@ class FileRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     batch: str = ""
     """The batch that is still writing it; the bytes then are the batch's segments."""
     kind: Literal["output", "error"] = "output"
-    blob: str = ""
-    """Name of the bytes where that is not the file's id."""
     is_deleted: bool = False
     """Nobody sees it any more; a batch that runs still reads it."""
 
@@ -88,9 +86,9 @@ def new_file_id() -> str:
     return f"file-{stamp()}"
 
 
-def made_at(file_id: str) -> float:
-    """Unix time at which an id was given."""
-    return int(file_id.removeprefix("file-")[:12], 16) / 1000
+def made_at(made_id: str) -> float:
+    """Unix time at which a file's or a batch's id was given."""
+    return int(made_id[-28:-16], 16) / 1000
 
 
 def is_file_id(text: str) -> bool:

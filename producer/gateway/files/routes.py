@@ -19,12 +19,9 @@ from producer.gateway.batches.outputs import Outputs
 from producer.gateway.errors import BadRequest, Conflict
 from producer.gateway.files.content import Content, Contents
 from producer.gateway.files.objects import FileDeleted, FileList, FileObject, FileRecord
-from producer.gateway.files.upload import Upload, too_large
+from producer.gateway.files.upload import FORM_BYTES, Upload, too_large
 from producer.gateway.gateway import CallersRequest, Gateway, GatewayHere
 from producer.threads import in_thread
-
-FORM_BYTES: Final = 64 * 1024
-"""What a form has beside its file, at most."""
 
 
 @dataclass
@@ -143,7 +140,7 @@ async def delete_file(request: CallersRequest, gateway: GatewayHere, file_id: Fr
             raise Conflict(
                 f"The file is being written by {record.batch}; cancel that first.", code="file_in_use"
             )
-        works.files.delete(tenant, record, is_read=file_id in works.batches.inputs_read())
+        works.files.delete(tenant, record, is_read=file_id in works.batches.files_used())
 
     await in_thread(remove)
     return FileDeleted(id=file_id)

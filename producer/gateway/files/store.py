@@ -1,5 +1,9 @@
 """Files in the storage: TENANT/files/ID are a file's bytes, ID.json beside it is its object.
 
+A file that a batch is still writing has ID.running as its object, and its bytes are the batch's segments. Two
+names, because a driver that was replaced and does not know it may still write the one: it must not come over
+the other.
+
 Everything here blocks. Whether a file exists is its object's to say, so that a file without one (a killed
 upload, a half-done deletion) is never seen.
 """
@@ -8,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import IO, Final
 from urllib.parse import quote
 
@@ -26,6 +31,7 @@ from producer.gateway.storage import DRAFT_S, Storage
 
 TENANTS: Final = "tenants"
 OBJECT: Final = ".json"
+RUNNING: Final = ".running"
 
 
 def folder_of(tenant: str) -> str:
@@ -46,10 +52,9 @@ class FileStore:
             NotFound: the tenant has none of this id.
         """
         try:
-            if is_file_id(file_id):
-                record = decode_record(self.storage.read(_name(tenant, file_id) + OBJECT))
-                if not record.is_gone():
-                    return record
+            record = self.kept(tenant, file_id)
+            if not record.is_gone():
+                return record
         except FileNotFoundError:
             pass
         raise NotFound(f"No such File object: {file_id}", param="id", code="file_not_found")
@@ -62,7 +67,12 @@ class FileStore:
         """
         if not is_file_id(file_id):
             raise FileNotFoundError(file_id)
-        return decode_record(self.storage.read(_name(tenant, file_id) + OBJECT))
+        name = _name(tenant, file_id)
+        # The last look is for a batch that ended between the first two.
+        for suffix in (OBJECT, RUNNING):
+            with suppress(FileNotFoundError):
+                return decode_record(self.storage.read(name + suffix))
+        return decode_record(self.storage.read(name + OBJECT))
 
     def open(self, tenant: str, record: FileRecord) -> IO[bytes]:
         """A file's bytes.
@@ -74,11 +84,16 @@ class FileStore:
 
     def blob(self, tenant: str, record: FileRecord) -> str:
         """Name of a file's bytes in the storage."""
-        return _name(tenant, record.blob or record.file.id)
+        return _name(tenant, record.file.id)
 
     def save(self, tenant: str, record: FileRecord) -> None:
         """Make a file's object, or replace it."""
-        self.storage.write(_name(tenant, record.file.id) + OBJECT, encode_record(record))
+        suffix = RUNNING if record.batch else OBJECT
+        self.storage.write(_name(tenant, record.file.id) + suffix, encode_record(record))
+
+    def end_running(self, tenant: str, file_id: str) -> None:
+        """No batch writes the file any more."""
+        self.storage.delete(_name(tenant, file_id) + RUNNING)
 
     def listed(self, tenant: str, *, newest_first: bool, after: str | None) -> Iterator[FileRecord]:
         """A tenant's files by the time at which they were made, from behind `after`.
@@ -104,23 +119,12 @@ class FileStore:
         if is_read:
             self.save(tenant, msgspec.structs.replace(record, is_deleted=True))
             return
-        self.storage.delete(_name(tenant, record.file.id) + OBJECT)
-        self.storage.delete(self.blob(tenant, record))
+        for suffix in (OBJECT, RUNNING, ""):
+            self.storage.delete(_name(tenant, record.file.id) + suffix)
 
-    def clear_others(self, tenant: str, file_id: str) -> None:
-        """Remove what was written to be a file's bytes and is not."""
-        folder = f"{folder_of(tenant)}/files"
-        try:
-            kept = self.kept(tenant, file_id).blob
-        except FileNotFoundError:
-            kept = ""
-        for name in self.storage.names(folder):
-            if name.startswith(f"{file_id}.") and name not in (kept, file_id + OBJECT):
-                self.storage.delete(f"{folder}/{name}")
-
-    def sweep(self, is_read: Callable[[str], bool]) -> None:
-        """Remove what was deleted from sight or has expired, of all tenants, and bytes that never got an
-        object; `is_read` says of a file's id whether a batch still reads it."""
+    def sweep(self, is_used: Callable[[str], bool]) -> None:
+        """Remove what was deleted from sight or has expired, of all tenants, and what a killed process left
+        of files that never were; `is_used` says of a file's id whether a batch still reads or writes it."""
         self.storage.sweep_drafts()
         for name in self.storage.names(TENANTS):
             folder = f"{TENANTS}/{name}/files"
@@ -128,25 +132,26 @@ class FileStore:
             objects = {entry.removesuffix(OBJECT) for entry in names if entry.endswith(OBJECT)}
             for entry in names:
                 file_id = entry.partition(".")[0]
-                if file_id in objects or not is_file_id(file_id):
+                if file_id in objects or not is_file_id(file_id) or is_used(file_id):
                     continue
                 if made_at(file_id) < time.time() - DRAFT_S:
                     self.storage.delete(f"{folder}/{entry}")
             for file_id in objects:
-                self._sweep_one(folder, file_id, is_read)
+                self._sweep_one(folder, file_id, is_used)
 
-    def _sweep_one(self, folder: str, file_id: str, is_read: Callable[[str], bool]) -> None:
+    def _sweep_one(self, folder: str, file_id: str, is_used: Callable[[str], bool]) -> None:
         try:
             record = decode_record(self.storage.read(f"{folder}/{file_id}{OBJECT}"))
         except FileNotFoundError:
             return
-        if record.is_gone() and not record.batch and not is_read(file_id):
-            self.storage.delete(f"{folder}/{file_id}{OBJECT}")
-            self.storage.delete(f"{folder}/{record.blob or file_id}")
+        if record.is_gone() and not is_used(file_id):
+            for suffix in (OBJECT, RUNNING, ""):
+                self.storage.delete(f"{folder}/{file_id}{suffix}")
 
     def _ids(self, tenant: str) -> list[str]:
         names = self.storage.names(f"{folder_of(tenant)}/files")
-        return [name.removesuffix(OBJECT) for name in names if name.endswith(OBJECT)]
+        found = (name.removesuffix(OBJECT).removesuffix(RUNNING) for name in names if "." in name)
+        return list(dict.fromkeys(found))
 
 
 def _name(tenant: str, file_id: str) -> str:

@@ -18,6 +18,8 @@ from producer.gateway.files.store import FileStore, expiring
 from producer.gateway.storage import CHUNK
 from producer.threads import in_thread
 
+FORM_BYTES: Final = 64 * 1024
+"""What a form has beside its file, at most."""
 FIELD_BYTES: Final = 4096
 """Longest value of a form's field that is no file."""
 FIELDS: Final = 16
@@ -54,7 +56,7 @@ class Upload:
             BadRequest: the form is not one that makes a file.
             TooLarge: its file is longer than files may be.
         """
-        parser = PushMultipartParser(_boundary(content_type), max_segment_count=FIELDS)
+        parser = _parser(content_type)
         file_id = new_file_id()
         draft = FileRecord(
             file=FileObject(id=file_id, bytes=0, created_at=int(time.time()), filename="", purpose="batch")
@@ -76,9 +78,12 @@ class Upload:
 
     async def _read(self, parser: PushMultipartParser, chunks: AsyncIterator[bytes]) -> None:
         segment: MultipartSegment | None = None
-        value = bytearray()
+        value, received = bytearray(), 0
         try:
             async for chunk in chunks:
+                received += len(chunk)
+                if received > self._max_bytes + FORM_BYTES:  # of what is in no part, too
+                    raise too_large(self._max_bytes)
                 for event in parser.parse(chunk):
                     if isinstance(event, MultipartSegment):
                         segment, value = event, bytearray()
@@ -177,13 +182,14 @@ def checked_seconds(value: object, param: str) -> int:
     )
 
 
-def _boundary(content_type: str) -> str:
+def _parser(content_type: str) -> PushMultipartParser:
     kind, options = parse_options_header(content_type)
-    if kind != "multipart/form-data" or not options.get("boundary"):
-        raise BadRequest(
-            "an upload is a multipart/form-data with the fields 'purpose' and 'file'", code="invalid_form"
-        )
-    return options["boundary"]
+    with contextlib.suppress(MultipartError):
+        if kind == "multipart/form-data":
+            return PushMultipartParser(options.get("boundary", ""), max_segment_count=FIELDS)
+    raise BadRequest(
+        "an upload is a multipart/form-data with the fields 'purpose' and 'file'", code="invalid_form"
+    )
 
 
 async def _leave(stack: ExitStack, error: BaseException) -> None:

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from penstock.attempts import Attempt
 from penstock.client import Client
-from penstock.errors import JobFailed, ResultTimeout
+from penstock.errors import JobFailed, JobLost, ResultTimeout
 from penstock.keys import JobId, check_idempotency_key, check_lane
 from penstock.messages import Done, Failed, Job
 from penstock.status import Ended, JobStatus, Leased, Queued, Released
@@ -182,8 +182,8 @@ def reply_of(handle: str, status: JobStatus, caller: Caller) -> JobReply:
 async def _wait(client: Client, job_id: str, seconds: float) -> None:
     try:
         await client.result(job_id, seconds)
-    except (JobFailed, ResultTimeout):
-        return
+    except (JobFailed, JobLost, ResultTimeout):
+        return  # where it is says the status
 
 
 async def _handle_of(gateway: Gateway, caller: Caller, job_id: str) -> str:

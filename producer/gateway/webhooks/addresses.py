@@ -10,10 +10,16 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve = Callable[[str, int], Awaitable[list[str]]]
+
+_resolvers: Final = ThreadPoolExecutor(8, thread_name_prefix="resolve")
+"""Of their own: a name that takes long to resolve must not hold up what else is done in threads, the storage
+above all."""
 
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
 _METADATA: Final = frozenset({ipaddress.ip_address("168.63.129.16")})
@@ -30,7 +36,8 @@ async def resolve(host: str, port: int) -> list[str]:
     Raises:
         OSError: it has none.
     """
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    asking = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    found = await asyncio.get_running_loop().run_in_executor(_resolvers, asking)
     return [str(sockaddr[0]) for *_, sockaddr in found]
 
 

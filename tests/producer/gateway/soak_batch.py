@@ -3,7 +3,8 @@
 Two gateways and a consumer with the scripted engine, all processes of their own. The gateway that drives
 the batch is killed at a fifth, at half and at four fifths of the rows, the consumer at a third and at two
 thirds; each is started again. In the end every good row is answered once, every bad one told with its code
-and line, and the gateways' memory over time is printed.
+and line, and no gateway's memory has grown with the rows: what it holds is asked of each process after it has
+driven some thousand rows, and may not be exceeded by much as long as it lives.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ from tests.producer.gateway.batching import ENDED, answers_of, input_of, make_ba
 from tests.producer.gateway.gateways import GatewayProcess
 from tests.recovery.processes import ConsumerProcess
 
+MIB = 2**20
+WARM_ROWS = 5_000
+"""Rows after which a process that drives has in memory what it will ever have, but for the rows' marks."""
+GROWTH_MIB = 16
 KILLS = ((0.2, "gateway"), (0.33, "consumer"), (0.5, "gateway"), (0.67, "consumer"), (0.8, "gateway"))
 KEYS = Keys()
 
@@ -40,8 +45,11 @@ class Soak:
         self.consumer = self.a_consumer()
         self.driver = 0
         """Where the batch is made, and then whoever is left."""
+        self.drove = {self.gateways[0].process.pid: 0}
+        """By process: how many rows were answered when it began to drive."""
         self.kills = list(KILLS)
-        self.memory: list[tuple[float, int, float, float]] = []
+        self.memory: dict[int, list[tuple[int, float]]] = {}
+        """By process: rows that were answered, and MiB."""
         self.began = time.monotonic()
 
     def gateway(self) -> GatewayProcess:
@@ -77,8 +85,12 @@ class Soak:
             "failed": len(wrong),
         }
         assert not self.kills, "it was over before everything had been killed"
+        grown = self.growth()
+        assert grown, "no process lived for long enough to say anything of its memory"
+        assert max(grown.values()) < GROWTH_MIB, grown
         print(
-            f"{rows} rows in {seconds:.0f} s: {len(good)} answered once, {len(wrong)} told with code and line"
+            f"{rows} rows in {seconds:.0f} s: {len(good)} answered once, {len(wrong)} told with code and "
+            f"line; no gateway grew by more than {max(grown.values()):.0f} MiB"
         )
 
     def client(self, at: int) -> AsyncOpenAI:
@@ -104,12 +116,24 @@ class Soak:
 
     def look(self, completed: int) -> None:
         """Note the gateways' memory."""
-        sizes = [psutil.Process(one.process.pid).memory_info().rss / 2**20 for one in self.gateways]
-        self.memory.append((time.monotonic() - self.began, completed, sizes[0], sizes[1]))
+        sizes: list[float] = []
+        for pid in (one.process.pid for one in self.gateways):
+            sizes.append(psutil.Process(pid).memory_info().rss / MIB)
+            self.memory.setdefault(pid, []).append((completed, sizes[-1]))
+        seconds = time.monotonic() - self.began
         print(
-            f"{self.memory[-1][0]:6.1f} s  {completed:7d} rows  {sizes[0]:6.0f} MiB {sizes[1]:6.0f} MiB",
+            f"{seconds:6.1f} s  {completed:7d} rows  {sizes[0]:6.0f} MiB {sizes[1]:6.0f} MiB",
             flush=True,
         )
+
+    def growth(self) -> dict[int, float]:
+        """By process that drove: MiB by which it grew once it was warm."""
+        grown: dict[int, float] = {}
+        for pid, began in self.drove.items():
+            warm = [size for rows, size in self.memory[pid] if rows > began + WARM_ROWS]
+            if warm:
+                grown[pid] = max(warm) - warm[0]
+        return grown
 
     def kill(self, what: str, batch_id: str) -> None:
         """SIGKILL, and a new one. Of the gateways, the one that drives: its death moves the epoch."""
@@ -126,6 +150,8 @@ class Soak:
         print(f"taken over after {time.monotonic() - killed:.1f} s", flush=True)
         self.gateways[self.driver] = self.gateway().answers()
         self.driver = 1 - self.driver
+        pid = self.gateways[self.driver].process.pid
+        self.drove[pid] = max(rows for rows, _ in self.memory[pid])
 
     def epoch(self, batch_id: str) -> Any:
         """The driver's."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from tests.producer.gateway.batching import (
     request_line,
     with_bad_lines,
 )
+from tests.producer.gateway.openai.test_examples import CLIENTS, said
 from tests.producer.gateway.running import serving, serving_in_thread
 from tests.producer.gateway.tenants import add_key
 from tests.producer.gateway.test_webhooks import event_of, receiving
@@ -129,7 +131,12 @@ async def test_a_strict_batch_fails_for_one_bad_line(client: AsyncOpenAI, http: 
 
 @pytest.mark.parametrize(
     ("data", "codes"),
-    [(b"", ["empty_file"]), (b"\n \n", ["empty_file"]), (b"{\n[]\n", ["invalid_json_line"] * 2)],
+    [
+        (b"", ["empty_file"]),
+        (b"\n \n", ["empty_file"]),
+        (b"\xef\xbb\xbf", ["empty_file"]),
+        (b"{\n[]\n", ["invalid_json_line"] * 2),
+    ],
 )
 async def test_a_batch_with_nothing_to_run_fails(client: AsyncOpenAI, data: bytes, codes: list[str]) -> None:
     done = await ended(client, (await make_batch(client, data)).id)
@@ -327,6 +334,14 @@ async def test_output_can_be_read_while_it_is_written(
     assert len({json.loads(line)["custom_id"] for line in got.splitlines()}) == 400
 
 
+async def test_bad_lines_can_be_read_before_anything_has_run(client: AsyncOpenAI) -> None:
+    batch = await make_batch(client, input_of([request_line("a"), "{"]))
+    batch = await reached(client, batch.id, ("in_progress",))
+    assert (batch.output_file_id, batch.request_counts and batch.request_counts.failed) == (None, 1)
+    (line,) = await lines_of(client, batch.error_file_id)
+    assert line["error"]["code"] == "invalid_json_line"
+
+
 async def test_a_file_that_a_batch_writes_stays_and_one_that_it_reads_only_goes_from_sight(
     client: AsyncOpenAI, redis_url: str, tmp_path: Path
 ) -> None:
@@ -343,6 +358,23 @@ async def test_a_file_that_a_batch_writes_stays_and_one_that_it_reads_only_goes_
             await client.files.retrieve(batch.input_file_id)
         done = await ended(client, batch.id)
     assert len(await lines_of(client, done.output_file_id)) == 200
+
+
+async def test_a_file_that_was_deleted_is_no_batchs_input_though_another_still_reads_it(
+    client: AsyncOpenAI,
+) -> None:
+    """One made before the deletion reads it to its end, also where its validation begins after that."""
+    reading = await make_batch(client, input_of([request_line("a")]))
+    await reached(client, reading.id, ("in_progress",))
+    assert (await client.files.delete(reading.input_file_id)).deleted
+    late = await client.batches.create(
+        input_file_id=reading.input_file_id, endpoint=CHAT, completion_window="24h"
+    )
+    done = await ended(client, late.id)
+    assert done.status == "failed"
+    assert done.errors is not None
+    assert done.errors.data is not None
+    assert [(one.code, one.param) for one in done.errors.data] == [("invalid_request", "file_id")]
 
 
 async def test_outputs_expire_when_asked_to(client: AsyncOpenAI, consumer: None) -> None:
@@ -391,3 +423,17 @@ async def test_a_keys_limit_on_queued_tokens_bounds_its_batch_in_the_queue(
             done = await ended(client, batch.id)
     assert done.request_counts is not None
     assert done.request_counts.completed == 50
+
+
+@pytest.mark.usefixtures("consumer")
+async def test_the_examples(client: AsyncOpenAI, url: str, tmp_path: Path) -> None:
+    """As they stand in examples/clients; the one in JavaScript is tried by `make test-js`."""
+    await has_model(client)
+    out, err = await said(sys.executable, str(CLIENTS / "openai_batch.py"), url, "Hello", "there")
+    assert sorted(line.partition(" ")[0] for line in out.splitlines()) == ["request-0", "request-1"]
+    assert err.startswith("completed ")
+    (tmp_path / "requests.jsonl").write_bytes(input_of([request_line("a"), "{"]))
+    out, _ = await said("bash", str(CLIENTS / "openai_batch.sh"), url, str(tmp_path / "requests.jsonl"))
+    good, bad = map(json.loads, out.splitlines())
+    assert (good["custom_id"], good["response"]["status_code"]) == ("a", 200)
+    assert bad["error"]["code"] == "invalid_json_line"

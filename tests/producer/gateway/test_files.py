@@ -16,6 +16,7 @@ import pytest
 import pytest_asyncio
 from openai import AsyncOpenAI
 
+from producer.errors import UsageError
 from producer.gateway.files.objects import FileObject, FileRecord, new_file_id
 from producer.gateway.files.store import FileStore
 from producer.gateway.storage import DRAFTS, Folder, ObjectStorage, Storage, open_storage
@@ -115,9 +116,22 @@ async def test_a_file_too_long_is_refused_before_and_while_it_comes(redis_url: s
             )
             assert reply.status_code == 413
             assert reply.json()["error"]["code"] == "file_too_large"
+        form = b'--b\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n{}\r\n--b--\r\n'
+        for around in ((b"x" * 200_000 + b"\r\n", b""), (b"", b"x" * 200_000)):
+            reply = await http.post(  # with no length announced, and too much in no part of the form
+                "/v1/files",
+                content=_slices(form.join(around)),
+                headers={"Content-Type": "multipart/form-data; boundary=b"},
+            )
+            assert (reply.status_code, reply.json()["error"]["code"]) == (413, "file_too_large")
         reply = await http.post("/v1/files", data={"purpose": "batch"}, files={"file": ("x", b"x" * 100_000)})
         assert reply.status_code == 200
     assert len(written(tmp_path / "gateway" / "files")) == 2
+
+
+async def _slices(data: bytes) -> AsyncIterator[bytes]:
+    for at in range(0, len(data), 10_000):
+        yield data[at : at + 10_000]
 
 
 async def test_an_upload_that_breaks_off_leaves_nothing(url: str, storage: Path) -> None:
@@ -279,6 +293,22 @@ def test_a_storage_shows_what_is_whole(any_storage: Storage) -> None:
     for read in (any_storage.read, any_storage.open):
         with pytest.raises(FileNotFoundError):
             read("a/long")
+
+
+def test_a_folder_is_its_owners_alone(tmp_path: Path) -> None:
+    """Prompts and answers lie there."""
+    files = FileStore(open_storage((tmp_path / "files").as_uri()))
+    files.save(
+        "t",
+        FileRecord(file=FileObject(id=new_file_id(), bytes=1, created_at=0, filename="x", purpose="batch")),
+    )
+    assert (tmp_path / "files").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_that_can_not_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "files").write_text("a file")
+    with pytest.raises(UsageError, match="files can't be kept at"):
+        open_storage((tmp_path / "files" / "deeper").as_uri())
 
 
 def test_bytes_without_an_object_are_swept_after_a_day(any_storage: Storage) -> None:

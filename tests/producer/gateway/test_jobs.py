@@ -13,7 +13,8 @@ import pytest
 import pytest_asyncio
 
 from penstock.client import Client
-from penstock.keys import JobId
+from penstock.keys import JobId, Keys
+from tests.conftest import Server
 from tests.producer.gateway.running import serving
 from tests.producer.gateway.tenants import add_key
 
@@ -91,6 +92,18 @@ async def test_a_job_that_waits_says_why_and_can_be_cancelled(http: httpx.AsyncC
     assert (await http.post(f"{JOBS}/{job}/cancel")).json()["cancelled"] is False
     ended = (await http.get(f"{JOBS}/{job}")).json()
     assert ended["result"]["error"]["type"] == "cancelled"
+
+
+async def test_a_job_whose_result_is_gone_is_told_so_to_who_waits_for_it(
+    http: httpx.AsyncClient, server: Server
+) -> None:
+    job = (await http.post(JOBS, json={"prompt": "x"})).json()["id"]
+    assert (await http.post(f"{JOBS}/{job}/cancel")).json()["cancelled"] is True
+    with server.client() as redis:
+        redis.delete(Keys().result(job.rpartition(".")[0]))
+    for wait in (0, 5):
+        reply = await http.get(f"{JOBS}/{job}", params={"wait": wait})
+        assert (reply.status_code, reply.json()["state"]) == (200, "expired")
 
 
 async def test_an_idempotency_key_is_one_job_of_one_tenant(keyed: httpx.AsyncClient, tmp_path: Path) -> None:

@@ -63,6 +63,8 @@ async def test_dead_letters(redis_url: str, http: httpx.AsyncClient, tmp_path: P
     assert (len(page["data"]), page["has_more"], page["last_id"]) == (2, True, page["data"][1]["id"])
     rest = (await http.get("/v1/penstock/dead", params={"after": page["last_id"]})).json()
     assert (len(rest["data"]), rest["has_more"]) == (1, False)
+    last = f"{2**64 - 1}-{2**64 - 1}"
+    assert (await http.get("/v1/penstock/dead", params={"after": last})).json()["data"] == []
     letter = page["data"][0]
     one = (await http.get(f"/v1/penstock/dead/{letter['id']}")).json()
     assert one == letter

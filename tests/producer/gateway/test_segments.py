@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from producer.gateway.batches.creation import BatchRequest, made_batch
@@ -13,10 +16,11 @@ from producer.gateway.batches.lines import bad
 from producer.gateway.batches.objects import BatchRecord
 from producer.gateway.batches.outputs import Outputs
 from producer.gateway.batches.reply_lines import ReplyLines, row_of
-from producer.gateway.batches.segments import INVALID, Totals, Written, find_segments
+from producer.gateway.batches.segments import INVALID, EpochBehind, Totals, Written, find_segments
 from producer.gateway.batches.store import BatchStore
 from producer.gateway.caller import Caller
 from producer.gateway.files.content import Contents
+from producer.gateway.files.objects import FileRecord
 from producer.gateway.files.store import FileStore
 from producer.gateway.storage import Folder
 
@@ -132,19 +136,99 @@ def test_a_reader_goes_on_in_the_file_that_its_segments_became(house: House) -> 
     assert b"".join(house.contents.of(file_id, 0).pieces) == before
 
 
-def test_bytes_of_a_killed_conclusion_are_removed(house: House) -> None:
+def test_a_killed_conclusion_leaves_nothing_when_another_has_followed(house: House) -> None:
     written = house.driver(EPOCHS[0])
     house.add(written, 1)
     written.store()
+    house.outputs.show(house.record, written)
     house.outputs.conclude(house.record, written)
-    again = house.driver(EPOCHS[1])
-    house.outputs.conclude(house.record, again)
-    folder = f"tenants/{TENANT}/files"
-    assert len(house.storage.names(folder)) == 3
+    house.outputs.conclude(house.record, house.driver(EPOCHS[1]))
     house.outputs.clear(house.record)
     output = house.record.file_ids[0]
-    assert house.storage.names(folder) == [f"{output}.{EPOCHS[1]}", f"{output}.json"]
+    assert house.storage.names(f"tenants/{TENANT}/files") == [output, f"{output}.json"]
     assert house.rows(0) == [1]
+
+
+@pytest.mark.parametrize("late", ["show", "conclude"])
+def test_a_replaced_drivers_late_object_changes_no_file(
+    house: House, late: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It hangs right before it writes a file's object; the other brings the batch to its end meanwhile."""
+    first = house.driver(EPOCHS[0])
+    for row in range(1, 6):
+        house.add(first, row)
+    first.store()
+    save, is_late = FileStore.save, [True]
+
+    def hanging(files: FileStore, tenant: str, record: FileRecord) -> None:
+        if is_late:
+            is_late.clear()
+            second = house.driver(EPOCHS[1])
+            house.outputs.show(house.record, second)
+            house.outputs.conclude(house.record, second)
+            house.outputs.clear(house.record)
+            house.batches.clear(TENANT, house.record.batch.id)
+        save(files, tenant, record)
+
+    monkeypatch.setattr(FileStore, "save", hanging)
+    with contextlib.suppress(FileNotFoundError):  # the segments of what it would write next
+        getattr(house.outputs, late)(house.record, first)
+    assert not is_late
+    assert (house.rows(0), house.rows(1)) == ([1, 2, 3, 4], [5])
+    output = house.contents.of(house.record.file_ids[0], 0)
+    assert output.is_complete
+    assert house.contents.sized(house.files.find(TENANT, house.record.file_ids[0])).bytes == output.size
+
+
+def test_an_epoch_behind_what_is_stored_does_not_begin(house: House) -> None:
+    """Its segments would be nobody's: the server lost its data, and its clock is behind."""
+    written = house.driver(EPOCHS[1])
+    house.add(written, 1)
+    written.store()
+    house.outputs.show(house.record, written)
+    for epoch in EPOCHS[:2]:
+        with pytest.raises(EpochBehind, match="clock"):
+            house.driver(epoch)
+    assert 1 in house.driver(EPOCHS[2]).rows
+    assert house.rows(0) == [1]
+
+
+def test_what_a_replaced_driver_shows_too_late_is_swept_after_a_day(house: House) -> None:
+    """Of a batch that runs, for however long, nothing is."""
+    old = f"{int((time.time() - 90_000) * 1000):012x}"
+    file_ids = (f"file-{old}{'0' * 16}", f"file-{old}{'1' * 16}")
+    house.record = msgspec.structs.replace(house.record, file_ids=file_ids)
+    house.batches.save(TENANT, house.record)
+    written = house.driver(EPOCHS[0])
+    house.add(written, 1)
+    written.store()
+    house.outputs.show(house.record, written)
+    for used, left in ((house.batches.files_used(), [f"{file_ids[0]}.running"]), (set[str](), [])):
+        house.files.sweep(used.__contains__)
+        assert house.storage.names(f"tenants/{TENANT}/files") == left
+
+
+def test_a_file_that_is_being_written_does_not_expire(house: House) -> None:
+    """Its batch may take longer than it is to be kept afterwards."""
+    house.record = msgspec.structs.replace(house.record, output_expires_after_s=3600)
+    written = house.driver(EPOCHS[0])
+    house.add(written, 1)
+    written.store()
+    house.outputs.show(house.record, written)
+    running = house.files.find(TENANT, house.record.file_ids[0]).file
+    house.outputs.conclude(house.record, written)
+    whole = house.files.find(TENANT, house.record.file_ids[0]).file
+    assert (running.expires_at, whole.expires_at) == (None, whole.created_at + 3600)
+
+
+def test_a_file_that_goes_while_files_are_listed_does_not_fail_the_list(house: House) -> None:
+    written = house.driver(EPOCHS[0])
+    house.add(written, 1)
+    written.store()
+    house.outputs.show(house.record, written)
+    listed = house.files.find(TENANT, house.record.file_ids[0])
+    house.outputs.clear(house.record)
+    assert house.contents.sized(listed).id == listed.file.id
 
 
 def test_custom_ids_are_known_again_whatever_they_are() -> None:

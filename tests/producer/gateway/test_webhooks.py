@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import json
 import socket
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -267,6 +268,19 @@ async def test_every_address_of_a_name_is_checked() -> None:
     for host in ("localhost", "127.1", "0x7f000001", "2130706433", "0"):
         with pytest.raises(AddressRefused):
             await checked_address(host, 80, private=False)
+
+
+async def test_names_are_resolved_in_threads_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenant's name that takes for ever must not take the threads in which files are read and written."""
+    threads: list[str] = []
+
+    def asked(*_: object, **__: object) -> list[Any]:
+        threads.append(threading.current_thread().name)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("8.8.8.8", 80))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", asked)
+    assert await checked_address("h.example", 80, private=False) == "8.8.8.8"
+    assert [name.partition("_")[0] for name in threads] == ["resolve"]
 
 
 async def test_the_connection_is_made_to_the_address_that_was_checked(tmp_path: Path) -> None:

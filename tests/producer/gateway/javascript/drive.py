@@ -15,6 +15,7 @@ import pytest
 from tests.producer.gateway.openai.talking import talking
 
 HERE = Path(__file__).parent
+EXAMPLES = Path(__file__).parents[4] / "examples" / "clients"
 CALL = 'I look.\n<tool_call>\n{"name": "look", "arguments": {"place": "Bonn"}}\n</tool_call>'
 
 
@@ -29,6 +30,8 @@ def installed() -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("package.json", "check.mjs"):
         shutil.copy(HERE / name, folder / name)
+    for example in EXAMPLES.glob("openai_*.mjs"):
+        shutil.copy(example, folder)
     return folder
 
 
@@ -48,3 +51,11 @@ async def test_a_chat_a_stream_calls_completions_embeddings_errors_and_a_batch(
     await run(installed, "npm", "install", "--no-audit", "--no-fund", "--silent")
     async with talking(redis_url, tmp_path, {"says": CALL, "step_s": 0.002}) as talk:
         assert await run(installed, "node", "check.mjs", talk.url) == "all holds\n"
+
+
+async def test_the_examples(installed: Path, redis_url: str, tmp_path: Path) -> None:
+    await run(installed, "npm", "install", "--no-audit", "--no-fund", "--silent")
+    async with talking(redis_url, tmp_path, {"says": "Hello there", "step_s": 0.002}) as talk:
+        assert await run(installed, "node", "openai_client.mjs", talk.url, "Hi") == "Hello there\n"
+        said = await run(installed, "node", "openai_batch.mjs", talk.url, "Hi", "Hi again")
+        assert sorted(said.splitlines())[-2:] == ["request-0 Hello there", "request-1 Hello there"]
