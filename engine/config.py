@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
-KVCacheDtype = Literal["auto", "fp8"]
+KVCacheDtype = Literal["auto", "bf16", "fp8", "int8"]
 LoadFormat = Literal["safetensors", "dummy"]
 OpSetName = Literal["auto", "cpu", "reference", "triton"]
 DeviceName = Literal["auto", "cpu", "cuda"]
@@ -23,9 +23,11 @@ class EngineConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     precision: Precision = "auto"
     """Type of weights, activations and KV cache. `auto`: bf16 on a GPU, fp32 on a processor, which computes
     in float32 whatever the weights are stored as. `int8`: weights in 8 bits, with a scale for each output,
-    and activations with one for each token; keys and values in bf16; on a processor."""
+    and activations with one for each token; on a processor."""
     kv_cache_dtype: KVCacheDtype = "auto"
-    """`fp8`: keys and values in half the bytes of bf16, with a scale for each token's head; on a GPU."""
+    """`fp8` (on a GPU) and `int8` (on a processor): keys and values in half the bytes of bf16, with a scale
+    for each token's head. `auto`: int8 beside weights of int8, else as the weights. `bf16`: on a processor,
+    beside any weights."""
     ops: OpSetName = "auto"
     """Which kernels run: `triton` on an NVIDIA GPU, `cpu` on the processor, `reference` on either, slowly, in
     plain torch. `auto`: `triton` where there is a GPU that torch and Triton can use, else `cpu`."""

@@ -15,7 +15,7 @@ from typing import Final, Literal
 import torch
 from msgspec.structs import replace
 
-from engine.config import EngineConfig
+from engine.config import EngineConfig, KVCacheDtype, OpSetName, Precision
 from engine.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -40,13 +40,13 @@ def resolve(config: EngineConfig) -> EngineConfig:
         raise ConfigError(f"precision is 'int8': the op set {ops!r} has no such layers, only 'cpu' has")
     num_seqs, num_tokens, overlap = _DEFAULTS[device]
     num_seqs = config.max_num_seqs or num_seqs
-    if config.kv_cache_dtype == "fp8" and ops == "cpu":
-        raise ConfigError("kv_cache_dtype is 'fp8': the op set 'cpu' has no such cache, only 'triton' has")
+    precision = _choose_precision(config, device)
     return replace(
         config,
         ops=ops,
         device=device,
-        precision=_choose_precision(config, device),
+        precision=precision,
+        kv_cache_dtype=_choose_kv_cache_dtype(config.kv_cache_dtype, precision, ops),
         max_num_seqs=num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens or max(num_tokens, num_seqs),
         overlap=overlap if config.overlap is None else config.overlap,
@@ -117,3 +117,19 @@ def _choose_precision(config: EngineConfig, device: Device) -> Literal["fp32", "
     if config.precision != "auto":
         return config.precision
     return "bf16" if device == "cuda" else "fp32"
+
+
+def _choose_kv_cache_dtype(asked: KVCacheDtype, precision: Precision, ops: OpSetName) -> KVCacheDtype:
+    """`auto` stays where keys and values are of the weights' type."""
+    if asked == "auto":
+        return "int8" if precision == "int8" else asked
+    if asked == precision:
+        return "int8" if precision == "int8" else "auto"
+    lacking = ("fp8",) if ops == "cpu" else ("bf16", "int8") if ops == "triton" else ()
+    if asked in lacking:
+        other = "triton" if ops == "cpu" else "cpu"
+        raise ConfigError(
+            f"kv_cache_dtype is {asked!r}: the op set {ops!r} has no such cache beside precision "
+            f"{precision!r}, only {other!r} has"
+        )
+    return asked

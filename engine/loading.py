@@ -66,9 +66,8 @@ def load(config: EngineConfig, on_phase: Callable[[str], None]) -> Loaded:
                 f"precision is 'int8': {described.architecture} runs by transformers' own code, "
                 "which is checked against itself and would fail with weights in 8 bits"
             )
-        model = load_fallback(
-            folder, hf_config, config, load_op_set(config.ops, STORED[config.precision]), on_phase
-        )
+        ops = load_op_set(config.ops, STORED[config.precision], described.head_dim)
+        model = load_fallback(folder, hf_config, config, ops, on_phase)
     if config.device == "cpu":
         keep_freed_memory()
     if early is None:
@@ -84,8 +83,8 @@ def load(config: EngineConfig, on_phase: Callable[[str], None]) -> Loaded:
 
 
 def _numeric_class(config: EngineConfig) -> str:
-    fp8 = " with fp8 keys and values" if config.kv_cache_dtype == "fp8" else ""
-    return f"{config.precision}{fp8}"
+    cache = "" if config.kv_cache_dtype == "auto" else f" with {config.kv_cache_dtype} keys and values"
+    return f"{config.precision}{cache}"
 
 
 def describe(hf_config: Any) -> DecoderSpec | FallbackSizes:

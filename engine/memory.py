@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 _RESERVE_BYTES: Final = 512 * 1024**2
 """For recorded graphs, kernels' code and what allocators cut off."""
+_KV_DTYPES: Final = {"bf16": torch.bfloat16, "fp8": FP8, "int8": torch.int8}
 _LOGITS_COPIES: Final = 3
 """Of a full batch's logits, or of those that prompt log-probabilities look at together, that are held at
 most: raw, changed, and one in the making."""
@@ -51,7 +52,7 @@ class ModelSizes(Protocol):
 
 def kv_dtype(config: EngineConfig) -> torch.dtype:
     """The type of a resolved config's KV cache."""
-    return FP8 if config.kv_cache_dtype == "fp8" else DTYPES[config.precision]
+    return _KV_DTYPES.get(config.kv_cache_dtype) or DTYPES[config.precision]
 
 
 def window(config: EngineConfig, model: ModelSizes) -> int:

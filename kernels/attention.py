@@ -7,9 +7,10 @@ weight 0, and so must be finite. Queries are packed: sequence b owns rows `cu_se
 `cu_seqlens_q[b + 1]`, the last tokens of its context.
 Vaswani et al. 2017 for attention, Kwon et al. 2023 (PagedAttention) for the tables.
 
-A cache is of the model's dtype, or of float8_e4m3fn with a scale for each token's head: a stored vector x is
-x / scale rounded to the nearest, with scale = max|x| / 448 (the greatest number that the type holds; 1 where
-x is 0). Micikevicius et al., "FP8 Formats for Deep Learning", 2022.
+A cache is of the model's dtype, or of 8 bits with a scale for each token's head: a stored vector x is
+x / scale rounded to the nearest, ties to even, with scale = max|x| / the greatest number that the type holds
+(1 where x is 0). float8_e4m3fn holds 448: Micikevicius et al., "FP8 Formats for Deep Learning", 2022. Of int8
+±127 are used; it has nothing for what is not finite: there the scale is not finite, and what is read is NaN.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
 
 FP8: Final = torch.float8_e4m3fn
-FP8_MAX: Final = 448.0
+GREATEST: Final = {FP8: 448.0, torch.int8: 127.0}
+"""What each type of 8 bits holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +37,21 @@ class LayerCache:
     """Keys and values of one layer."""
 
     keys: Tensor
-    """[blocks, block_size, kv_heads, D] contiguous, of the activations' dtype, FP8, or another that the op
+    """[blocks, block_size, kv_heads, D] contiguous, of the activations' dtype, 8 bits, or another that the op
     set takes with it. Within a block an op set may have an order of its own, see `OpSet.stores_by_head`."""
     values: Tensor
     """Likewise."""
     key_scales: Tensor | None = None
-    """[blocks, block_size, kv_heads] float32 contiguous: of an FP8 cache, what each stored key is multiplied
-    by."""
+    """[blocks, block_size, kv_heads] float32 contiguous: of a cache of 8 bits, what each stored key is
+    multiplied by. Ordered within a block as keys are."""
     value_scales: Tensor | None = None
     """Likewise."""
+
+    def scale_pointers(self) -> tuple[int, int]:
+        """Where the scales begin; 0 where there are none."""
+        if self.key_scales is None or self.value_scales is None:
+            return 0, 0
+        return self.key_scales.data_ptr(), self.value_scales.data_ptr()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +131,19 @@ def store_kv(ops: OpSet, keys: Tensor, values: Tensor, cache: LayerCache, slot_m
     ops.store_kv(keys, values, cache, slot_mapping)
 
 
+def in_8_bits(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """x: [..., D]. Returns it as a cache of this type has it, and what that is to be multiplied by, [...]
+    float32."""
+    greatest = x.float().abs().amax(-1)
+    # By a tensor: a device multiplies with the reciprocal of a number of the host, which rounds otherwise.
+    scale = greatest / torch.full_like(greatest, GREATEST[dtype])
+    if dtype == FP8:  # which has NaN
+        scale = torch.where(greatest > 0, scale, 1.0)
+        return (x.float() / scale[..., None]).to(FP8), scale
+    scale = torch.where(greatest == 0, 1.0, scale)
+    return (x.float() / scale[..., None]).nan_to_num(0.0, 0.0, 0.0).round().to(dtype), scale
+
+
 def attention(ops: OpSet, q: Tensor, cache: LayerCache, plan: AttentionPlan, out: Tensor) -> None:
     """softmax(scores) · v for every query over its own context, up to its own position.
 
@@ -141,15 +162,15 @@ def attention(ops: OpSet, q: Tensor, cache: LayerCache, plan: AttentionPlan, out
 
 def check_cache(cache: LayerCache, shape: tuple[int | None, ...], like: Tensor) -> None:
     """Asserts that keys and values have this shape and the device of `like`, are floating point of one type,
-    and have scales if that is FP8."""
-    is_fp8 = cache.keys.dtype == FP8
-    if not is_fp8:
+    and have scales if that has 8 bits."""
+    is_scaled = cache.keys.dtype in GREATEST
+    if not is_scaled:
         check_float("cache.keys", cache.keys)
     parts = (("keys", cache.keys, cache.key_scales), ("values", cache.values, cache.value_scales))
     for name, stored, scales in parts:
         check(f"cache.{name}", stored, shape, cache.keys.dtype, like.device)
         check_contiguous(f"cache.{name}", stored)
-        assert (scales is not None) == is_fp8, f"cache.{name}: scales belong to FP8, and FP8 has them"
+        assert (scales is not None) == is_scaled, f"cache.{name}: scales belong to 8 bits, which have them"
         if scales is not None:
             check(f"scales of {name}", scales, tuple(stored.shape[:3]), torch.float32, like.device)
             check_contiguous(f"scales of {name}", scales)

@@ -97,17 +97,17 @@ class OpSet:
     """Whether attention multiplies what lies past a context's end by 0, so that it has to be finite."""
 
 
-def load_op_set(name: str, stored: torch.dtype | None = None) -> OpSet:
+def load_op_set(name: str, stored: torch.dtype | None = None, head_dim: int = 0) -> OpSet:
     """The op set `cpu`, `reference` or `triton`. Each call makes one of its own, with its own scratch memory.
 
     stored: what the weights of linear layers are packed as, by those sets that can; None: as they come.
+    head_dim: the greatest of the model that it is for, as not every kernel takes every size.
     Raises ImportError where `triton` is asked for and not installed.
     """
     if name == "cpu":
         from kernels import cpu
-        from kernels.cpu import native
 
-        return cpu.make_op_set(native.load(), stored)
+        return cpu.load(stored, head_dim)
     if name == "reference":
         from kernels import reference
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kernels.activation import Activation
-from kernels.attention import FP8, FP8_MAX, AttentionMetadata, AttentionPlan, AttentionShape, LayerCache
+from kernels.attention import AttentionMetadata, AttentionPlan, AttentionShape, LayerCache, in_8_bits
 from kernels.linear import LinearWeight
 from kernels.logprob import TopLogprobs
 from kernels.mask import BITS_PER_WORD, TokenMasks
@@ -127,20 +127,12 @@ def store_kv(keys: Tensor, values: Tensor, cache: LayerCache, slot_mapping: Tens
     parts = ((keys, cache.keys, cache.key_scales), (values, cache.values, cache.value_scales))
     for x, stored, scales in parts:
         if scales is not None:
-            x, scale = _to_fp8(x)
+            x, scale = in_8_bits(x, stored.dtype)
             scales.flatten(0, 1)[slot_mapping] = scale
         # By bytes: not every build of torch moves FP8.
         stored.view(torch.uint8).flatten(0, 1)[slot_mapping] = (
             x.contiguous().to(stored.dtype).view(torch.uint8)
         )
-
-
-def _to_fp8(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x: [T, heads, D]. Returns it in FP8, and what it is to be multiplied by, [T, heads] float32."""
-    greatest = x.float().abs().amax(-1)
-    # By a tensor: a device multiplies with the reciprocal of a number of the host, which rounds otherwise.
-    scale = torch.where(greatest > 0, greatest / torch.full_like(greatest, FP8_MAX), 1.0)
-    return (x.float() / scale[..., None]).to(FP8), scale
 
 
 _PARTS = Parts(rms_norm, rotary, store_kv)

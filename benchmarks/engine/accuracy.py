@@ -87,7 +87,7 @@ def logits_after(engine: Engine, prompt: list[int], output: list[int]) -> Tensor
     token_ids = torch.tensor(prompt + output[:-1])
     count = len(token_ids)
     num_blocks = -(-count // 16 * 16 // block_size) + 1
-    cache = KVStorage(model, num_blocks, block_size, kv_dtype(engine.config) or model.dtype).layers
+    cache = KVStorage(model, num_blocks, block_size, kv_dtype(engine.config)).layers
     metadata = AttentionMetadata(
         cu_seqlens_q=torch.tensor([0, count], dtype=torch.int32),
         context_lens=torch.tensor([count], dtype=torch.int32),

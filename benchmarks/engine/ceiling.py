@@ -41,7 +41,7 @@ class Ceiling:
 def ceiling(
     shape: ModelShape, steps: Iterable[StepLoad], rates: Rates, *, weight_bytes: int = 2, kv_bytes: int = 2
 ) -> Ceiling:
-    """weight_bytes, kv_bytes: of one element; kv_bytes 1 is FP8 with its scales."""
+    """weight_bytes, kv_bytes: of one element; kv_bytes 1 has its scales beside it."""
     weights = shape.read_params * weight_bytes
     per_token = shape.kv_bytes_per_token(kv_bytes)
     weights_s = kv_s = prefill_s = roofline_s = 0.0

@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.engine.ceiling import Rates, ceiling
 from benchmarks.engine.schedule import simulate
 from benchmarks.engine.session import Report, Session, load_report
-from benchmarks.engine.shapes import KV_BYTES, SHAPES, WEIGHT_BYTES
+from benchmarks.engine.shapes import SHAPES, WEIGHT_BYTES, cache_bytes
 from benchmarks.engine.tree_memory import TreeMemory
 from benchmarks.engine.workloads import make_workload
 
@@ -106,7 +106,7 @@ def results_of(session: Session, report: Report, rates: Rates | None) -> list[di
             "device": session.device,
             "label": session.label,
             "precision": session.precision,
-            "kv_cache_dtype": session.options.get("kv_cache_dtype", "auto"),
+            "kv_cache_dtype": session.kv_cache_dtype,
             "startup_s": round(report.startup_s, 2),
             "peak_memory_bytes": report.peak_memory_bytes,
             "memory_of": report.memory_of,
@@ -133,13 +133,12 @@ def ceiling_of(session: Session, workload_name: str, rates: Rates) -> dict[str, 
     workload = make_workload(workload_name, shape.vocab_size)
     max_num_seqs, budget = SCHEDULES[session.device]
     weight_bytes = WEIGHT_BYTES[session.precision]
-    is_fp8 = session.options.get("kv_cache_dtype") == "fp8"
     found = ceiling(
         shape,
         simulate(workload, max_num_seqs, budget),
         rates,
         weight_bytes=weight_bytes,
-        kv_bytes=1 if is_fp8 else KV_BYTES[session.precision],
+        kv_bytes=cache_bytes(session.precision, session.kv_cache_dtype),
     )
     return {
         **asdict(found),

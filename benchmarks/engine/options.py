@@ -14,6 +14,7 @@ from benchmarks.engine.workloads import WORKLOADS
 
 RESULTS = Path(__file__).parents[1] / "results"
 PEERS = "'transformers', 'generate', 'vllm[=PYTHON]', 'llama.cpp=PLACE'"
+KV_CACHE_DTYPES = ("auto", "bf16", "fp8", "int8")
 QUESTIONS = 1500
 
 
@@ -32,7 +33,7 @@ def parse(description: str | None) -> argparse.Namespace:
     )
     parser.add_argument("--ops", choices=("auto", "triton", "cpu", "reference"), default="auto")
     parser.add_argument("--precision", nargs="+", choices=plans.PRECISIONS)
-    parser.add_argument("--kv-cache-dtype", nargs="+", choices=("auto", "fp8"), default=["auto"])
+    parser.add_argument("--kv-cache-dtype", nargs="+", choices=KV_CACHE_DTYPES, default=["auto"])
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=JSON", help="further engine settings")
     parser.add_argument("--peer", nargs="*", default=["transformers"], help=PEERS.replace("'", ""))
     parser.add_argument("--repeat", type=int, default=1, help="times, in alternating order; prints medians")

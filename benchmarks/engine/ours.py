@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.engine.device_profile import profile_steps
 from benchmarks.engine.session import Measured, Report, Session, peak_memory
-from benchmarks.engine.shapes import KV_BYTES, SHAPES, WEIGHT_BYTES
+from benchmarks.engine.shapes import SHAPES, WEIGHT_BYTES, cache_bytes
 from benchmarks.engine.workloads import Job, Workload
 from engine.config import EngineConfig
 from engine.engine import Engine
@@ -124,8 +124,8 @@ def make_request(request_id: str, job: Job, temperature: float) -> Request:
 def _least_bytes(session: Session, engine: Engine) -> int:
     """Of the weights, each once, and of the whole KV cache."""
     sizes, shape = engine.sizes, SHAPES[session.model]
-    kv_bytes = 1 if session.options.get("kv_cache_dtype") == "fp8" else KV_BYTES[session.precision]
-    cache = sizes.num_blocks * sizes.block_size * shape.kv_bytes_per_token(kv_bytes)
+    per_token = shape.kv_bytes_per_token(cache_bytes(session.precision, session.kv_cache_dtype))
+    cache = sizes.num_blocks * sizes.block_size * per_token
     return shape.num_params * WEIGHT_BYTES[session.precision] + cache
 
 

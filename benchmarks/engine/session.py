@@ -37,6 +37,11 @@ class Session:
     """Why there is another session of this system, where there is: part of its label."""
 
     @property
+    def kv_cache_dtype(self) -> str:
+        """Of ours."""
+        return self.options.get("kv_cache_dtype", "auto")
+
+    @property
     def label(self) -> str:
         """How tables name it."""
         words = [self.system, self.precision]
@@ -46,8 +51,8 @@ class Session:
             words[0] = "transformers generate"
         if self.system == "ours":
             words[0] = f"ours ({self.options.get('ops', 'auto')})"
-            if self.options.get("kv_cache_dtype", "auto") != "auto":
-                words.append(f"{self.options['kv_cache_dtype']} KV")
+            if self.kv_cache_dtype != "auto":
+                words.append(f"{self.kv_cache_dtype} KV")
         if self.system == "redis":
             words[0] = f"through Redis ({self.options.get('ops', 'auto')})"
         return " ".join([*words, *([self.note] if self.note else [])])

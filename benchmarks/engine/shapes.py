@@ -12,10 +12,15 @@ from pathlib import Path
 from typing import Any
 
 WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
-KV_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 2}
 """Of one element, in a precision of ours."""
-FP8_SCALE_BYTES = 4
-"""Of each token's head in an FP8 cache, see kernels/attention.py."""
+_CACHE_BYTES = {**WEIGHT_BYTES, "fp8": 1}
+SCALE_BYTES = 4
+"""Of each token's head in a cache of 8 bits, see kernels/attention.py."""
+
+
+def cache_bytes(precision: str, kv_cache_dtype: str = "auto") -> int:
+    """Of one key's or value's element."""
+    return _CACHE_BYTES[precision if kv_cache_dtype == "auto" else kv_cache_dtype]
 
 
 @dataclass(frozen=True)
@@ -68,8 +73,8 @@ class ModelShape:
         return self.read_params + (0 if self.tied else self.vocab_size * self.hidden_size)
 
     def kv_bytes_per_token(self, element_bytes: int) -> int:
-        """Keys and values of one token in all layers; one byte an element means FP8, with its scales."""
-        head = self.head_dim * element_bytes + (FP8_SCALE_BYTES if element_bytes == 1 else 0)
+        """Keys and values of one token in all layers; one byte an element has scales beside it."""
+        head = self.head_dim * element_bytes + (SCALE_BYTES if element_bytes == 1 else 0)
         return self.num_layers * 2 * self.num_kv_heads * head
 
     def config(self) -> dict[str, Any]:

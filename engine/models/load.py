@@ -53,6 +53,5 @@ def load_decoder(
         on_phase(f"loading weights, layer {layer + 1} of {spec.num_layers}")
 
     with torch.inference_mode():
-        return Decoder(
-            spec, load_op_set(config.ops, STORED[config.precision]), weights, num_positions, on_layer
-        )
+        ops = load_op_set(config.ops, STORED[config.precision], spec.head_dim)
+        return Decoder(spec, ops, weights, num_positions, on_layer)

@@ -12,6 +12,7 @@ from functools import partial
 
 import torch
 
+from kernels.cpu import native
 from kernels.cpu.activation import act_and_mul, activate
 from kernels.cpu.activations import Activations
 from kernels.cpu.argmax import argmax
@@ -35,7 +36,7 @@ from kernels.cpu.mask import apply_bitmask
 from kernels.cpu.moe import CpuExperts, route
 from kernels.cpu.norms import Norms
 from kernels.cpu.packed import PackedLinear
-from kernels.cpu.paged import PagedAttention
+from kernels.cpu.paged import MOST_CHANNELS, PagedAttention
 from kernels.cpu.penalty import apply_penalties
 from kernels.cpu.philox import philox, uniform
 from kernels.cpu.recording import record
@@ -43,6 +44,18 @@ from kernels.cpu.sample import sample
 from kernels.opset import OpSet
 
 log = logging.getLogger(__name__)
+
+
+def load(stored: torch.dtype | None, head_dim: int) -> OpSet:
+    """The fastest there is for this processor, and for heads of so many channels."""
+    library = native.load()
+    if library is not None and head_dim > MOST_CHANNELS:
+        log.warning(
+            "heads have %d channels, and the C++ kernels take %d: plain torch computes, which is slower",
+            *(head_dim, MOST_CHANNELS),
+        )
+        library = None
+    return make_op_set(library, stored)
 
 
 def make_op_set(library: ctypes.CDLL | None, stored: torch.dtype | None = None) -> OpSet:

@@ -67,7 +67,6 @@ class CpuAttention:
     def run(self, q: Tensor, cache: LayerCache, plan: AttentionPlan, out: Tensor) -> None:
         """See `kernels.attention.attention`."""
         assert isinstance(plan, CpuPlan), "this plan was made by another op set"
-        assert cache.key_scales is None, "this op set reads no FP8"
         shape = plan.shape
         scale = shape.scale / shape.soft_cap if shape.soft_cap else shape.scale
         flat_q, flat_out = q.reshape(-1, shape.head_dim), out.view(-1, shape.head_dim)
@@ -75,8 +74,8 @@ class CpuAttention:
             queries = flat_q.index_select(0, group.query_rows).float().mul_(scale)
             products = _attend(
                 queries.view(shape.num_kv_heads, group.num_tiles, -1, shape.head_dim),
-                _gather(cache.keys, self._keys, group),
-                _gather(cache.values, self._values, group),
+                _gather(cache.keys, cache.key_scales, self._keys, group),
+                _gather(cache.values, cache.value_scales, self._values, group),
                 group,
                 shape.soft_cap,
             )
@@ -86,7 +85,7 @@ class CpuAttention:
             out.index_fill_(0, plan.empty_rows, 0.0)
 
 
-def _gather(cache: Tensor, memory: Tensor, group: Group) -> Tensor:
+def _gather(cache: Tensor, scales: Tensor | None, memory: Tensor, group: Group) -> Tensor:
     """A group's blocks of a cache, copied into `memory`. Returns [kv_heads, n, L, D] float32, not
     contiguous."""
     num_blocks, _, num_kv_heads, head_dim = cache.shape
@@ -96,6 +95,8 @@ def _gather(cache: Tensor, memory: Tensor, group: Group) -> Tensor:
     else:
         gathered.copy_(cache.view(num_blocks, -1).index_select(0, group.blocks))
     tokens = gathered.view(group.num_tiles, -1, num_kv_heads, head_dim)
+    if scales is not None:
+        tokens.mul_(scales.index_select(0, group.blocks).view(*tokens.shape[:-1], 1))
     return tokens[:, : group.num_keys].permute(2, 0, 1, 3)
 
 

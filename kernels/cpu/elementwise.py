@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.attention import AttentionPlan, LayerCache
+from kernels.attention import AttentionPlan, LayerCache, in_8_bits
 from kernels.qkv import HeadNorm, Parts, Turn, by_parts
 
 
@@ -54,9 +54,12 @@ def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def store_kv(keys: Tensor, values: Tensor, cache: LayerCache, slot_mapping: Tensor) -> None:
     """See `kernels.attention.store_kv`."""
-    assert cache.key_scales is None, "this op set writes no FP8"
-    cache.keys.flatten(0, 1).index_copy_(0, slot_mapping, keys.to(cache.keys.dtype))
-    cache.values.flatten(0, 1).index_copy_(0, slot_mapping, values.to(cache.values.dtype))
+    parts = ((keys, cache.keys, cache.key_scales), (values, cache.values, cache.value_scales))
+    for x, stored, scales in parts:
+        if scales is not None:
+            x, scale = in_8_bits(x, stored.dtype)
+            scales.flatten(0, 1).index_copy_(0, slot_mapping, scale)
+        stored.flatten(0, 1).index_copy_(0, slot_mapping, x.to(stored.dtype))
 
 
 _PARTS = Parts(rms_norm, rotary, store_kv)

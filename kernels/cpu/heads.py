@@ -35,7 +35,7 @@ class Heads:
         self.calls.make(
             Function.HEADS,
             HEADS.pack(
-                *(x.data_ptr(), 0, 0, 0, cos.data_ptr(), sin.data_ptr(), 0, out.data_ptr(), 0, 0),
+                *(x.data_ptr(), 0, 0, 0, cos.data_ptr(), sin.data_ptr(), 0, out.data_ptr(), 0, 0, 0, 0),
                 *(x.stride(0), 0, 0, rows, heads, 0, head_dim, cos.shape[1], 0, 1, 0.0),
             ),
         )
@@ -43,7 +43,6 @@ class Heads:
 
     def store_kv(self, keys: Tensor, values: Tensor, cache: LayerCache, slot_mapping: Tensor) -> None:
         """See `kernels.attention.store_kv`."""
-        assert cache.key_scales is None, "this op set writes no FP8"
         rows, kv_heads, head_dim = keys.shape
         keys, values = keys.float(), values.float()
         keys = keys if keys.stride(1) == head_dim else keys.contiguous()
@@ -52,7 +51,8 @@ class Heads:
             Function.HEADS,
             HEADS.pack(
                 *(0, keys.data_ptr(), values.data_ptr(), 0, 0, 0, slot_mapping.data_ptr(), 0),
-                *(cache.keys.data_ptr(), cache.values.data_ptr(), 0, keys.stride(0), values.stride(0)),
+                *(cache.keys.data_ptr(), cache.values.data_ptr(), *cache.scale_pointers()),
+                *(0, keys.stride(0), values.stride(0)),
                 *(rows, 0, kv_heads, head_dim, 0, TYPES[cache.keys.dtype], cache.keys.shape[1], 0.0),
             ),
         )
@@ -64,7 +64,6 @@ class Heads:
         if qkv.dtype != torch.float32:
             parts = Parts(elementwise.rms_norm, elementwise.rotary, self.store_kv)
             return by_parts(parts, qkv, norm, turn, plan, cache)
-        assert cache.key_scales is None, "this op set writes no FP8"
         shape = plan.shape
         heads, kv_heads, head_dim = shape.num_heads, shape.num_kv_heads, shape.head_dim
         rows, stride = qkv.shape
@@ -78,7 +77,8 @@ class Heads:
                 0 if norm is None else norm.weight.data_ptr(),
                 *((0, 0) if turn is None else (turn.cos.data_ptr(), turn.sin.data_ptr())),
                 *(plan.metadata.slot_mapping.data_ptr(), out.data_ptr()),
-                *(cache.keys.data_ptr(), cache.values.data_ptr(), stride, stride, stride),
+                *(cache.keys.data_ptr(), cache.values.data_ptr(), *cache.scale_pointers()),
+                *(stride, stride, stride),
                 *(rows, heads, kv_heads, head_dim, 0 if turn is None else turn.cos.shape[1]),
                 *(TYPES[cache.keys.dtype], cache.keys.shape[1], 0.0 if norm is None else norm.eps),
             ),

@@ -75,12 +75,13 @@ class PagedAttention:
     def run(self, q: Tensor, cache: LayerCache, plan: AttentionPlan, out: Tensor) -> None:
         """See `kernels.attention.attention`."""
         assert isinstance(plan, PagedPlan), "this plan was made by another op set"
-        assert cache.key_scales is None, "this op set reads no FP8"
         shape, metadata = plan.shape, plan.metadata
         if q.stride(1) != shape.head_dim:
             q = q.contiguous()
         arguments = ATTENTION.pack(
-            *(x.data_ptr() for x in (q, cache.keys, cache.values, out)),
+            *(x.data_ptr() for x in (q, cache.keys, cache.values)),
+            *cache.scale_pointers(),
+            out.data_ptr(),
             metadata.cu_seqlens_q.data_ptr(),
             metadata.context_lens.data_ptr(),
             metadata.block_tables.data_ptr(),
@@ -122,7 +123,11 @@ def as_stored(cache: LayerCache) -> LayerCache:
     """A new cache as this op set has it, of one as `LayerCache` says."""
     blocks = cache.keys.shape
     keys, values = cache.keys.permute(0, 2, 3, 1), cache.values.transpose(1, 2)
-    return LayerCache(keys.contiguous().view(blocks), values.contiguous().view(blocks))
+    scales = (
+        x if x is None else x.transpose(1, 2).contiguous().view(x.shape)
+        for x in (cache.key_scales, cache.value_scales)
+    )
+    return LayerCache(keys.contiguous().view(blocks), values.contiguous().view(blocks), *scales)
 
 
 def by_token(cache: LayerCache) -> LayerCache:
@@ -130,4 +135,8 @@ def by_token(cache: LayerCache) -> LayerCache:
     blocks, block_size, kv_heads, head_dim = cache.keys.shape
     keys = cache.keys.view(blocks, kv_heads, head_dim, block_size).permute(0, 3, 1, 2)
     values = cache.values.view(blocks, kv_heads, block_size, head_dim).transpose(1, 2)
-    return LayerCache(keys.contiguous(), values.contiguous())
+    scales = (
+        x if x is None else x.view(blocks, kv_heads, block_size).transpose(1, 2).contiguous()
+        for x in (cache.key_scales, cache.value_scales)
+    )
+    return LayerCache(keys.contiguous(), values.contiguous(), *scales)

@@ -20,7 +20,7 @@ from engine.models.families import spec_of
 from engine.models.folder import read_config
 from engine.models.load import load_decoder
 from engine.models.model import KVCache, Model
-from kernels.attention import AttentionMetadata, LayerCache, plan_attention
+from kernels.attention import GREATEST, AttentionMetadata, LayerCache, plan_attention
 
 BLOCK_SIZE = 8
 
@@ -46,8 +46,12 @@ def new_cache(model: Model, num_blocks: int, dtype: torch.dtype | None = None) -
     """Zeros, as the runner has them, by default of the activations' type."""
     shape = model.attention_shapes[0]
     size = (num_blocks, BLOCK_SIZE, shape.num_kv_heads, shape.head_dim)
+    scaled = (torch.zeros(size[:-1]) for _ in range(2 * model.num_layers))
     return [
-        LayerCache(*(torch.zeros(size, dtype=dtype or model.dtype) for _ in range(2)))
+        LayerCache(
+            *(torch.zeros(size, dtype=dtype or model.dtype) for _ in range(2)),
+            *((next(scaled), next(scaled)) if dtype in GREATEST else ()),
+        )
         for _ in range(model.num_layers)
     ]
 

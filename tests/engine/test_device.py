@@ -15,6 +15,7 @@ from engine import device
 from engine.config import EngineConfig
 from engine.device import resolve, set_arithmetic
 from engine.errors import ConfigError
+from engine.memory import kv_dtype
 
 
 class Machine:
@@ -132,6 +133,8 @@ def test_settings_that_contradict_each_other(machine: Machine) -> None:
     with pytest.raises(ConfigError, match="ops is 'triton', which runs on a GPU, but device is 'cpu'"):
         resolve(config(ops="triton", device="cpu"))
     machine.has(gpu=True, usable=True)
+    with pytest.raises(ConfigError, match=r"'int8': the op set 'triton' has no such cache .* only 'cpu' has"):
+        resolve(config(kv_cache_dtype="int8"))
     with pytest.raises(ConfigError, match="device is 'cuda', but the op set 'cpu' runs on the processor"):
         resolve(config(ops="cpu", device="cuda"))
 
@@ -153,3 +156,22 @@ def test_arithmetic_is_set_for_a_gpu_alone(of_device: device.Device, monkeypatch
     finally:
         for name, value in zip(switches, before, strict=True):
             setattr(matmul, name, value)
+
+
+@pytest.mark.parametrize(
+    ("precision", "asked", "stored"),
+    [
+        ("fp32", "auto", torch.float32),
+        ("fp32", "bf16", torch.bfloat16),
+        ("fp32", "int8", torch.int8),
+        ("bf16", "auto", torch.bfloat16),
+        ("bf16", "bf16", torch.bfloat16),
+        ("int8", "auto", torch.int8),
+        ("int8", "int8", torch.int8),
+        ("int8", "bf16", torch.bfloat16),
+    ],
+)
+def test_what_keys_and_values_are_of(precision: Any, asked: Any, stored: torch.dtype) -> None:
+    chosen = resolve(config(precision=precision, kv_cache_dtype=asked, ops="cpu"))
+    assert kv_dtype(chosen) == stored
+    assert resolve(chosen) == chosen

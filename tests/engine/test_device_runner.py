@@ -122,20 +122,25 @@ def test_overlapped_steps_give_what_the_plain_runner_gives(
             assert tokens_of(device[request.request_id], sample.index) == want
 
 
-def test_an_fp8_cache_answers_almost_as_the_exact_one(tiny_model: Callable[[str], Path]) -> None:
-    """Rounding keys and values to 4 bits of significand moves logits a little: most first tokens stay."""
+@pytest.mark.parametrize(
+    ("ops", "kv_cache_dtype", "dtype"), [("reference", "fp8", FP8), ("cpu", "int8", torch.int8)]
+)
+def test_a_cache_of_8_bits_answers_almost_as_the_exact_one(
+    ops: str, kv_cache_dtype: str, dtype: torch.dtype, tiny_model: Callable[[str], Path]
+) -> None:
+    """Rounding keys and values moves logits a little: most first tokens stay."""
     requests = [
         Request(request_id=str(i), prompt_token_ids=prompt, params=greedy(6))
         for i, prompt in enumerate(random_prompts(24, longest=40))
     ]
 
-    def answers(kv_cache_dtype: str) -> list[list[int]]:
-        engine = engine_of(tiny_model("qwen3"), ops="reference", kv_cache_dtype=kv_cache_dtype, block_size=4)
-        assert engine.runner.cache[0].keys.dtype == (FP8 if kv_cache_dtype == "fp8" else torch.float32)
+    def answers(kv_cache_dtype: str, dtype: torch.dtype) -> list[list[int]]:
+        engine = engine_of(tiny_model("qwen3"), ops=ops, kv_cache_dtype=kv_cache_dtype, block_size=4)
+        assert engine.runner.cache[0].keys.dtype == dtype
         outputs = run(engine, requests)
         return [tokens_of(outputs[request.request_id]) for request in requests]
 
-    exact, rounded = answers("auto"), answers("fp8")
+    exact, rounded = answers("auto", torch.float32), answers(kv_cache_dtype, dtype)
     same = sum(a[0] == b[0] for a, b in zip(exact, rounded, strict=True))
     assert same >= 18
     assert exact != rounded, "nothing was rounded"
@@ -158,6 +163,13 @@ def test_blocks_are_copied_in_every_layer_with_their_scales(tiny_model: Callable
         assert (layer.key_scales[3] == 0.5 + i).all()
         assert (layer.value_scales[3] == 0.25 + i).all()
         assert not layer.keys.view(torch.uint8)[2].any()
+    storage.clear_blocks(torch.tensor([3]))
+    for layer in storage.layers:
+        assert layer.key_scales is not None
+        assert layer.value_scales is not None
+        assert not layer.key_scales[3].any()
+        assert not layer.value_scales[3].any()
+        assert layer.key_scales[1].all()
     held = sum(
         tensor.numel() * tensor.itemsize
         for layer in storage.layers

@@ -255,10 +255,14 @@ def test_a_prompt_that_overflows_the_model_ends_alone_and_leaves_no_nan(
         assert tokens_of(outputs["good"]) == alone
 
 
-def test_nobody_finds_the_blocks_of_a_prompt_that_overflowed(tiny_model: Callable[[str], Path]) -> None:
-    engine = engine_of(tiny_model("llama"), block_size=4, max_num_batched_tokens=64)
+@pytest.mark.parametrize("kv_cache_dtype", ["auto", "int8"])
+def test_nobody_finds_the_blocks_of_a_prompt_that_overflowed(
+    kv_cache_dtype: str, tiny_model: Callable[[str], Path]
+) -> None:
+    settings: dict[str, Any] = {"kv_cache_dtype": kv_cache_dtype, "ops": "cpu"}
+    engine = engine_of(tiny_model("llama"), block_size=4, max_num_batched_tokens=64, **settings)
     begin = [1 + i % 50 for i in range(32)]
-    alone = one(engine_of(tiny_model("llama")), [*begin, 7], greedy(4)).token_ids
+    alone = one(engine_of(tiny_model("llama"), **settings), [*begin, 7], greedy(4)).token_ids
     with torch.inference_mode():
         engine.runner.model._embedding[0] = torch.nan
     for poisoned in ([*begin, 0], [*begin, *[0] * 70, 5]):  # at once, and in chunks without a sample

@@ -19,8 +19,10 @@ from engine.models.checkpoint import Checkpoint, fingerprint
 from engine.models.families import spec_of
 from engine.models.folder import read_config
 from engine.models.spec import DecoderSpec
+from engine.request import Request
 from tests.engine.paged import all_logits, greedy_tokens, load
-from tests.engine.tiny_models import FAMILIES, generate, random_prompts
+from tests.engine.run import engine_of, greedy, run, tokens_of
+from tests.engine.tiny_models import FAMILIES, generate, random_prompts, save_tiny_model
 
 PROMPTS = random_prompts(3, longest=9, seed=4)
 SINGLE = "model.safetensors"
@@ -270,3 +272,19 @@ def test_every_tensor_of_a_file_is_read_once(family: str, tiny_model: Callable[[
     assert len(read) == len(set(read))
     assert set(read) == stored
     assert sum(tensor.numel() for tensor in load_file(folder / SINGLE).values()) == spec.num_parameters
+
+
+def test_heads_too_wide_for_the_kernels_in_cpp_are_computed_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    wide = {**FAMILIES["qwen3"].to_dict(), "head_dim": 320}
+    monkeypatch.setitem(FAMILIES, "wide", type(FAMILIES["qwen3"])(**wide))
+    folder = save_tiny_model("wide", tmp_path)
+    prompts = random_prompts(4, longest=30)
+    requests = [
+        Request(request_id=str(i), prompt_token_ids=prompt, params=greedy(8))
+        for i, prompt in enumerate(prompts)
+    ]
+    outputs = run(engine_of(folder, ops="cpu"), requests)
+    assert [tokens_of(outputs[str(i)]) for i in range(4)] == generate(folder, prompts, 8)
+    assert "heads have 320 channels, and the C++ kernels take 256" in caplog.text

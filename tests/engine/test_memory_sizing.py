@@ -81,7 +81,7 @@ def test_sizes_that_are_given_are_not_measured(model: Model) -> None:
     assert kv_cache_bytes(replace(gpu_config(), device="cpu"), model, 160) == 2 * 1024**3
 
 
-def test_fp8_holds_almost_twice_the_tokens_of_bf16() -> None:
+def test_8_bits_hold_almost_twice_the_tokens_of_bf16() -> None:
     class Sizes:
         num_layers, num_kv_heads, head_dim = 28, 8, 128
         max_position_embeddings, num_parameters, window_reason = 4096, 0, ""
@@ -92,3 +92,4 @@ def test_fp8_holds_almost_twice_the_tokens_of_bf16() -> None:
 
     assert blocks() == 2**30 // (2 * 28 * 16 * 8 * 128 * 2)
     assert blocks(kv_cache_dtype="fp8") == 2**30 // (2 * 28 * 16 * 8 * (128 + 4))
+    assert blocks(kv_cache_dtype="int8") == blocks(kv_cache_dtype="fp8")

@@ -20,11 +20,11 @@ from engine.config import EngineConfig
 from engine.device import resolve
 from engine.engine import Engine
 from engine.errors import ConfigError
+from engine.memory import kv_dtype
 from engine.models.checkpoint import SINGLE, Checkpoint
 from engine.models.decoder import Decoder
 from engine.models.families import spec_of
 from engine.models.folder import read_config
-from engine.models.load import DTYPES
 from engine.models.model import Model
 from engine.request import Request, RequestParams
 from kernels import reference
@@ -164,8 +164,9 @@ def test_logits_are_the_same_to_the_bit_in_chunks_and_batches(
 ) -> None:
     with running(implementation, monkeypatch):
         model = load(tiny_model(family), precision=precision)
-    for i, parts in enumerate(in_parts(model, DTYPES[precision])):
-        whole = at_once(model, FAMILY_PROMPTS[i], DTYPES[precision])
+    dtype = kv_dtype(resolve(EngineConfig(model="x", precision=precision)))
+    for i, parts in enumerate(in_parts(model, dtype)):
+        whole = at_once(model, FAMILY_PROMPTS[i], dtype)
         assert torch.equal(parts, whole), f"{family}, request {i}"
 
 

@@ -25,6 +25,7 @@ IN_CPP = (
     "test_argmax",
     "test_attention",
     "test_attention_features",
+    "test_cache_in_8_bits",
     "test_elements",
     "test_exact",
     "test_logprob",

@@ -32,7 +32,7 @@ _NEEDED: Final[dict[str, frozenset[str]]] = {
 }
 _ASKED_FOR: Final = ("avx512_fp16",)
 """Used only where PENSTOCK_CPU_TARGET names it: no processor that multiplies float16 has run it yet."""
-TYPES: Final = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+TYPES: Final = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.int8: 3}
 """As attention.h names them."""
 
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <type_traits>
 #include <vector>
 
 #include "operations.h"
@@ -48,6 +49,7 @@ int penstock::attention(const PenstockAttention& a, Team& team) {
         case PENSTOCK_FLOAT32: return run_tiles<float>(a, team);
         case PENSTOCK_BFLOAT16: return run_tiles<BFloat16>(a, team);
         case PENSTOCK_FLOAT16: return run_tiles<Float16>(a, team);
+        case PENSTOCK_INT8: return a.key_scales && a.value_scales ? run_tiles<int8_t>(a, team) : 1;
         default: return 1;
     }
 }
@@ -57,7 +59,7 @@ extern "C" __attribute__((visibility("default"))) int penstock_tiles(const Penst
     return with_team(false, [=](Team& team) { return tiles(*a, team); });
 }
 
-// 0, or 1 where types or sizes are none of those that attention.h names.
+// 0, or 1 where types or sizes are none of those that attention.h names, or scales are missing.
 extern "C" __attribute__((visibility("default"))) int penstock_attention(const PenstockAttention* a) {
     return with_team(true, [=](Team& team) { return attention(*a, team); });
 }

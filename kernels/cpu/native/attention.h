@@ -3,13 +3,15 @@
 
 #include <stdint.h>
 
-enum { PENSTOCK_FLOAT32 = 0, PENSTOCK_BFLOAT16 = 1, PENSTOCK_FLOAT16 = 2 };
+enum { PENSTOCK_FLOAT32 = 0, PENSTOCK_BFLOAT16 = 1, PENSTOCK_FLOAT16 = 2, PENSTOCK_INT8 = 3 };
 
 // See kernels/attention.py, whose names these are. Strides count elements.
 typedef struct {
     const void* q;       // [tokens, heads, head_dim], rows q_stride apart
     const void* keys;    // [blocks, kv_heads, head_dim, block_size]
     const void* values;  // [blocks, kv_heads, block_size, head_dim]
+    const float* key_scales;    // [blocks, kv_heads, block_size]: of a cache in 8 bits, what each key is multiplied by
+    const float* value_scales;  // likewise
     void* out;           // [tokens, heads, head_dim]
     const int32_t* cu_seqlens_q;
     const int32_t* context_lens;

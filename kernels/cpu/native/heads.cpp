@@ -49,6 +49,30 @@ void turn_head(const PenstockHeads& a, int64_t row, int nth, const float* head, 
     }
 }
 
+// A head's numbers as the cache has them. Returns what they are to be multiplied by.
+template <typename C>
+float narrow(const float* head, int64_t width, C* to) {
+    for (int64_t at = 0; at < width; at += LANES) put(to + at, width - at, get(head + at, width - at));
+    return 1.0f;
+}
+
+// In 8 bits: the greatest is ±127. Where one is no finite number, neither is what they are multiplied by.
+template <>
+float narrow(const float* head, int64_t width, int8_t* to) {
+    Ints sizes = {};  // as integers, floats without their signs are in order, NaN above all
+    for (int64_t at = 0; at < width; at += LANES) {
+        Ints size = (Ints)get(head + at, width - at) & 0x7FFFFFFF;
+        sizes = sizes > size ? sizes : size;
+    }
+    int32_t most = 0;
+    for (int i = 0; i < LANES; i++) most = most > sizes[i] ? most : sizes[i];
+    float greatest;
+    memcpy(&greatest, &most, sizeof greatest);
+    float scale = most ? greatest / 127.0f : 1.0f;
+    for (int64_t at = 0; at < width; at += LANES) put(to + at, width - at, get(head + at, width - at) / scale);
+    return scale;
+}
+
 // A key is written all over its block, and a block was last seen a step ago: the processor may fetch it meanwhile.
 template <typename C>
 void fetch_keys(const PenstockHeads& a, int64_t row) {
@@ -57,6 +81,11 @@ void fetch_keys(const PenstockHeads& a, int64_t row) {
     C* keys = (C*)a.key_cache + block * a.kv_heads * width + at;
     int64_t apart = a.block_size * sizeof(C) < 64 ? 64 / sizeof(C) : a.block_size;
     for (int64_t i = 0; i < a.kv_heads * width; i += apart) __builtin_prefetch(keys + i, 1, 2);
+    for (int64_t h = 0; h < a.kv_heads && a.key_scales; h++) {
+        int64_t slot = (block * a.kv_heads + h) * a.block_size + at;
+        __builtin_prefetch(a.key_scales + slot, 1, 2);
+        __builtin_prefetch(a.value_scales + slot, 1, 2);
+    }
 }
 
 bool is_large(const PenstockHeads& a) {
@@ -65,8 +94,8 @@ bool is_large(const PenstockHeads& a) {
 
 template <typename C>
 int run(const PenstockHeads& a, Team& team) {
-    int64_t width = a.head_dim;
-    team.share(is_large(a), a.rows, [&](int64_t row) {
+    int64_t width = a.head_dim, block_size = a.block_size;
+    team.share(is_large(a), a.rows, [=, &a](int64_t row) {
         fetch_keys<C>(a, row);
         for (int64_t h = 0; h < a.heads; h++) {
             const float* head = a.queries + row * a.query_stride + h * width;
@@ -76,13 +105,17 @@ int run(const PenstockHeads& a, Team& team) {
         int64_t block = a.slots[row] / a.block_size, at = a.slots[row] % a.block_size;
         for (int64_t h = 0; h < a.kv_heads; h++) {
             int64_t begin = (block * a.kv_heads + h) * width * a.block_size;
-            C turned[MOST_CHANNELS];
+            float turned[MOST_CHANNELS];
+            C key[MOST_CHANNELS];
             turn_head(a, row, a.heads + h, a.keys + row * a.key_stride + h * width, turned);
+            float key_scale = narrow(turned, width, key);
             C* keys = (C*)a.key_cache + begin + at;
-            for (int64_t d = 0; d < width; d++) keys[d * a.block_size] = turned[d];
+            for (int64_t d = 0; d < width; d++) keys[d * block_size] = key[d];
             const float* value = a.values + row * a.value_stride + h * width;
-            C* values = (C*)a.value_cache + begin + at * width;
-            for (int64_t d = 0; d < width; d += LANES) put(values + d, width - d, get(value + d, width - d));
+            float value_scale = narrow(value, width, (C*)a.value_cache + begin + at * width);
+            if (!a.key_scales) continue;
+            a.key_scales[begin / width + at] = key_scale;
+            a.value_scales[begin / width + at] = value_scale;
         }
     });
     return 0;
@@ -96,11 +129,12 @@ int penstock::heads(const PenstockHeads& a, Team& team) {
         case PENSTOCK_FLOAT32: return run<float>(a, team);
         case PENSTOCK_BFLOAT16: return run<BFloat16>(a, team);
         case PENSTOCK_FLOAT16: return run<Float16>(a, team);
+        case PENSTOCK_INT8: return a.key_scales && a.value_scales ? run<int8_t>(a, team) : 1;
         default: return 1;
     }
 }
 
-// 0, or 1 where the caches' type is none that attention.h names, or a head that is stored has more than 256 channels.
+// 0, or 1 where the caches' type is none that attention.h names or lacks its scales, or a head that is stored has more than 256 channels.
 extern "C" __attribute__((visibility("default"))) int penstock_heads(const PenstockHeads* a) {
     return with_team(is_large(*a), [=](Team& team) { return heads(*a, team); });
 }

@@ -15,6 +15,8 @@ typedef struct {
     float* out;  // [rows, heads, head_dim]
     void* key_cache;    // of type cache_type: see attention.h
     void* value_cache;
+    float* key_scales;  // of caches in 8 bits: see attention.h
+    float* value_scales;
     int64_t query_stride;  // between rows
     int64_t key_stride;
     int64_t value_stride;

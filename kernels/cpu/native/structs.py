@@ -14,7 +14,7 @@ LINEAR_INPUT: Final = struct.Struct("=iQQqi4x")
 """Behind `LINEAR_WEIGHT`, which is the same for every call: PenstockLinear of linear.h."""
 UNPACK: Final = struct.Struct("@4P4i")
 """PenstockUnpack of linear.h."""
-ATTENTION: Final = struct.Struct("@9P2q7i2f2i")
+ATTENTION: Final = struct.Struct("@11P2q7i2f2i")
 """PenstockAttention of attention.h."""
 TILES: Final = struct.Struct("@3P3i0P")
 """PenstockTiles of attention.h."""
@@ -28,7 +28,7 @@ NORM: Final = struct.Struct("@5P2q4if0P")
 """PenstockNorm of norm.h."""
 ACTIVATION: Final = struct.Struct("@2P2q2i")
 """PenstockActivation of activation.h."""
-HEADS: Final = struct.Struct("@10P3q7if")
+HEADS: Final = struct.Struct("@12P3q7if")
 """PenstockHeads of heads.h."""
 SAMPLE: Final = struct.Struct("@7P3q")
 """PenstockSample of logits.h."""

@@ -19,6 +19,7 @@ typedef float Floats __attribute__((vector_size(64)));
 typedef int32_t Ints __attribute__((vector_size(64)));
 typedef uint32_t Words __attribute__((vector_size(64)));
 typedef uint16_t Halves __attribute__((vector_size(32)));
+typedef int8_t ByteInts __attribute__((vector_size(16)));
 
 static inline Floats splat(float x) {
     return Floats{} + x;
@@ -112,10 +113,35 @@ static inline void store(Float16* to, Floats x) {
 }
 #endif
 
+static inline Floats load(const int8_t* from) {
+    ByteInts bytes;
+    memcpy(&bytes, from, sizeof bytes);
+#if defined(__AVX512F__)
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32((__m128i)bytes));
+#else
+    return __builtin_convertvector(__builtin_convertvector(bytes, Ints), Floats);
+#endif
+}
+
+// To nearest, ties to even, of numbers up to 127 and a little more.
+static inline void store(int8_t* to, Floats x) {
+    Ints rounded = (Ints)(x + 12582912.0f) - 0x4B400000;  // 1.5·2^23
+#if defined(__AVX512F__)
+    _mm_storeu_si128((__m128i*)to, _mm512_cvtepi32_epi8((__m512i)rounded));
+#else
+    ByteInts narrow = __builtin_convertvector(rounded, ByteInts);
+    memcpy(to, &narrow, sizeof narrow);
+#endif
+}
+
 // One number, by way of a vector.
 static inline float widen(Float16 x) {
     Float16 padded[LANES] = {x};
     return load(padded)[0];
+}
+
+static inline float widen(int8_t x) {
+    return x;
 }
 
 static inline float widen(float x) {
