@@ -8,6 +8,7 @@ from typing import Any
 from litestar import Response
 from msgspec import Struct
 
+from penstock.errors import PenstockError
 from penstock.messages import Job
 from producer.gateway.caller import Caller
 from producer.gateway.errors import BadRequest
@@ -20,7 +21,7 @@ from producer.gateway.openai.event_stream import EventStream
 from producer.gateway.openai.form import ChatForm, CompletionForm, Form
 from producer.gateway.openai.narration import Narration, Telling
 from producer.gateway.openai.place import Place
-from producer.gateway.openai.waiting import wait_for_all
+from producer.gateway.openai.waiting import cancel_all, wait_for_all
 from producer.gateway.queue.jobs import estimated_tokens
 
 
@@ -80,7 +81,11 @@ async def _submit(asked: Asked, caller: Caller, gateway: Gateway, held: AsyncExi
     await held.enter_async_context(gateway.meter.admit(caller, tokens))
     if len(asked.jobs) == 1:
         return [await gateway.client.submit(asked.jobs[0], caller.lane)]
-    return await gateway.client.submit_many(asked.jobs, caller.lane)
+    try:
+        return await gateway.client.submit_many(asked.jobs, caller.lane)
+    except PenstockError as error:  # the lane filled up half-way: nobody would read what is in
+        await cancel_all(gateway.client, error.accepted)
+        raise
 
 
 def _narration(asked: Asked, telling: Telling, gateway: Gateway) -> Narration:

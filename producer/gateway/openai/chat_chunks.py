@@ -90,6 +90,11 @@ class ChatTranscript:
         self._so_far = UsageSoFar(1)
         self._samples = [_Sample(AnswerParser.of(form, self._dialect)) for _ in range(n)]
 
+    @property
+    def n(self) -> int:
+        """Samples of the job."""
+        return len(self._samples)
+
     def learn(self, dialect: Dialect) -> None:
         """Before the first event: how the model writes, where it was not known when the request came."""
         self._dialect = dialect
@@ -115,6 +120,7 @@ class ChatTranscript:
     def end(self, job: int, done: Done) -> list[ChatChunk]:
         """The job's end: what was not told yet, why each sample ended, and the usage."""
         self._fingerprint = done.fingerprint or None
+        self._so_far.end(job, done)
         chunks: list[ChatChunk] = []
         for output in done.outputs:
             chunks += self._finish(output)

@@ -28,6 +28,11 @@ class CompletionTranscript:
         self._num_characters = [0] * (form.n * len(job_ids))
         self._num_tokens = [0] * (form.n * len(job_ids))
 
+    @property
+    def n(self) -> int:
+        """Samples of each job."""
+        return self._form.n
+
     def begin(self) -> list[TextCompletion]:
         """What comes before the first event: nothing."""
         return []
@@ -44,6 +49,7 @@ class CompletionTranscript:
         """A job's end; that of the last job is followed by the usage of all."""
         self._fingerprint = done.fingerprint or None
         self._ends.append(done)
+        self._so_far.end(job, done)
         chunks = [self._finish(job, done, number) for number in range(len(done.outputs))]
         if len(self._ends) == self._num_jobs and self._form.include_usage:
             chunks.append(self._chunk(usage=usage_of(self._ends)))

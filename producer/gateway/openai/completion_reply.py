@@ -80,9 +80,14 @@ def _logprobs(
 ) -> TextLogprobs | None:
     if form.logprobs is None:
         return None
-    first = None
+    first, length = None, 0
     if form.echo and done.prompt_tokens:
-        ids = done.prompt_token_ids
-        first = f"token_id:{ids[0]}" if form.as_token_ids and ids else done.prompt_tokens[0]
-    echoed = prompt_tokens if form.echo else []
-    return text_logprobs([*echoed, *(output.logprobs or [])], first=first, as_token_ids=form.as_token_ids)
+        ids, first = done.prompt_token_ids, done.prompt_tokens[0]
+        length = len(first) if (done.prompt or "").startswith(first) else 0  # not of one that begins a text
+        first = f"token_id:{ids[0]}" if form.as_token_ids and ids else first
+    return text_logprobs(
+        [*(prompt_tokens if form.echo else []), *(output.logprobs or [])],
+        first=first,
+        first_length=length,
+        as_token_ids=form.as_token_ids,
+    )

@@ -81,17 +81,23 @@ def chat_logprobs(tokens: Sequence[TokenLogprob], *, as_token_ids: bool) -> Chat
 
 
 def text_logprobs(
-    tokens: Sequence[TokenLogprob], *, offset: int = 0, first: str | None = None, as_token_ids: bool
+    tokens: Sequence[TokenLogprob],
+    *,
+    offset: int = 0,
+    first: str | None = None,
+    first_length: int = 0,
+    as_token_ids: bool,
 ) -> TextLogprobs:
     """Of a stretch of a text completion.
 
     Args:
         offset: characters of the text before it.
         first: a token before those, whose probability nothing can tell: a prompt's first.
+        first_length: characters of the text that it stands for; none where the text leaves it out.
     """
     names = [] if first is None else [first]
     unknown: list[None] = [None] * len(names)
-    lengths = [len(name) for name in names] + [len(one.token) for one in tokens]
+    lengths = [first_length] * len(names) + [len(one.token) for one in tokens]
     return TextLogprobs(
         text_offset=[*accumulate(lengths[:-1], initial=offset)] if lengths else [],
         token_logprobs=[*unknown, *(one.logprob for one in tokens)],

@@ -18,6 +18,7 @@ class Model(Struct, frozen=True, kw_only=True):
 
     id: str
     created: int = 0
+    """When its consumer started."""
     object: Literal["model"] = "model"
     owned_by: str = "penstock"
 
@@ -46,4 +47,4 @@ async def get_model(gateway: GatewayHere, model: FromPath[str]) -> Model:
 
 
 def _model(name: str, beat: Heartbeat) -> Model:
-    return Model(id=name, created=beat.at_ms // 1000)
+    return Model(id=name, created=(beat.started_ms or beat.at_ms) // 1000)

@@ -13,10 +13,11 @@ from msgspec import Struct
 from penstock.client import Client
 from penstock.errors import PenstockError
 from penstock.messages import Done, Event, Failed, Tokens
-from producer.gateway.errors import ApiError
+from producer.gateway.errors import ApiError, BadRequest
 from producer.gateway.openai.abandoned import Abandoned
 from producer.gateway.openai.failures import error_of
-from producer.gateway.openai.place import BEGIN, Place
+from producer.gateway.openai.place import BEGIN, WRONG_REQUEST, Place
+from producer.gateway.openai.waiting import cancel_all
 from producer.gateway.replies import api_error_of
 
 FIRST_EVENT_S = 2.0
@@ -29,6 +30,11 @@ _encoder = msgspec.json.Encoder()
 
 class Transcript(Protocol):
     """Turns events into messages. Made anew, and given the same events, it gives the same messages."""
+
+    @property
+    def n(self) -> int:
+        """Samples of a job."""
+        ...
 
     def begin(self) -> Sequence[Struct]:
         """What comes before the first event."""
@@ -97,9 +103,11 @@ class Narration:
             first = self._next.result()
         except PenstockError as error:
             await self.close()
+            await self._cancel_others()
             raise error from None
         if first is not None and isinstance(first[2], Failed) and self.telling.resumed is None:
             await self.close()
+            await self._cancel_others()
             raise error_of(first[2].error, self.telling.prompt_param)
 
     async def frames(self) -> AsyncGenerator[bytes]:
@@ -110,14 +118,17 @@ class Narration:
             while (found := await self._following()) is not None:
                 job, event_id, event = found
                 if isinstance(event, Failed):
+                    await self._cancel_others()
                     yield error_frame(error_of(event.error, self.telling.prompt_param))
                     return
+                self._check_sample(event)
                 done = isinstance(event, Done)
                 messages = self._transcript.end(job, event) if done else self._transcript.take(job, event)
                 if frame := self._frame(event_id, messages):
                     yield frame
             yield DONE
         except PenstockError as error:
+            await self._cancel_others()
             yield error_frame(api_error_of(error) or ApiError(str(error)))
 
     def hold(self, held: AsyncExitStack) -> None:
@@ -140,6 +151,16 @@ class Narration:
     async def let_go(self) -> None:
         """The jobs have ended, or are nobody's concern here any more."""
         await self._held.aclose()
+
+    def _check_sample(self, event: Tokens | Done) -> None:
+        samples = len(event.outputs) if isinstance(event, Done) else event.sample + 1
+        if samples > self._transcript.n:
+            raise BadRequest(WRONG_REQUEST, param="Last-Event-ID", code="invalid_value")
+
+    async def _cancel_others(self) -> None:
+        """One of several jobs failed or is lost, and with it the request: nobody will read the others."""
+        if len(self.telling.job_ids) > 1:
+            await cancel_all(self._client, self.telling.job_ids)
 
     async def _following(self) -> tuple[int, str, Event] | None:
         if self._next is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Final
 
 import msgspec
@@ -31,6 +32,9 @@ _GUIDED: Final = {
     "guided_grammar": "grammar",
 }
 """vLLM's older names."""
+
+_TOKEN_ID: Final = re.compile(r"0|[1-9][0-9]{0,9}")
+"""What JSON would write a number as: `int` takes blanks, underlines and other scripts' digits, too."""
 
 
 def sampling_params(request: TextRequest, **more: Any) -> SamplingParams:
@@ -105,12 +109,11 @@ def _schema(given: Any, param: str) -> Any:
 
 
 def _biases(given: dict[str, float]) -> dict[int, float]:
-    try:
-        return {int(token): bias for token, bias in given.items()}
-    except ValueError:
-        wrong = next(token for token in given if not token.isdecimal())
+    wrong = next((token for token in given if _TOKEN_ID.fullmatch(token) is None), None)
+    if wrong is not None:
         raise BadRequest(
             f"'logit_bias' has {json.dumps(wrong[:64])}, which is not a token id",
             param="logit_bias",
             code="invalid_value",
-        ) from None
+        )
+    return {int(token): bias for token, bias in given.items()}

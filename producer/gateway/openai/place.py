@@ -7,6 +7,8 @@ from msgspec import Struct
 from penstock.follower import parse_entry_id
 from producer.gateway.errors import BadRequest
 
+WRONG_REQUEST = "Last-Event-ID names an event of another request's stream; send the request that began it"
+
 BEGIN = "0-0"
 """The id of what comes before a job's first event."""
 
@@ -29,7 +31,7 @@ class Place(Struct, frozen=True):
         try:
             handle, event_id, *told = text.split(":")
             parse_entry_id(event_id)
-            if len(told) > 1:
+            if len(told) > 1 or not all(one.isdecimal() for one in told):
                 raise ValueError
             return cls(handle, event_id, int(told[0]) if told else None)
         except ValueError:

@@ -88,11 +88,14 @@ def _array(tools: list[Tool], most: int | None) -> StructuredOutputs:
     calls = [
         {
             "type": "object",
-            "properties": {"name": {"const": tool.function.name}, "parameters": _parameters(tool)},
+            "properties": {
+                "name": {"const": tool.function.name},
+                "parameters": _moved(_parameters(tool), f"#/items/anyOf/{number}/properties/parameters"),
+            },
             "required": ["name", "parameters"],
             "additionalProperties": False,
         }
-        for tool in tools
+        for number, tool in enumerate(tools)
     ]
     schema: dict[str, Any] = {"type": "array", "minItems": 1, "items": {"anyOf": calls}}
     if most is not None:
@@ -103,3 +106,16 @@ def _array(tools: list[Tool], most: int | None) -> StructuredOutputs:
 def _parameters(tool: Tool) -> dict[str, Any]:
     """A schema of the tool's arguments, which are an object."""
     return tool.function.parameters or {"type": "object", "properties": {}, "additionalProperties": False}
+
+
+def _moved(schema: Any, root: str) -> Any:
+    """A schema whose root is now at this place of another: its references into itself follow it there."""
+    if isinstance(schema, list):
+        return [_moved(one, root) for one in schema]  # pyright: ignore[reportUnknownVariableType] - JSON
+    if not isinstance(schema, dict):
+        return schema
+    moved = {name: _moved(value, root) for name, value in schema.items()}
+    target = moved.get("$ref")
+    if isinstance(target, str) and (target == "#" or target.startswith("#/")):
+        moved["$ref"] = root + target[1:]
+    return moved

@@ -57,19 +57,24 @@ class UsageSoFar:
 
     def __init__(self, num_jobs: int) -> None:
         self._prompts = [0] * num_jobs
-        self._completion = 0
+        self._completions = [0] * num_jobs
 
     def take(self, job: int, event: Tokens) -> None:
         """A stretch of a sample."""
         self._prompts[job] = event.prompt_tokens or self._prompts[job]
-        self._completion += len(event.token_ids)
+        self._completions[job] += len(event.token_ids)
+
+    def end(self, job: int, done: Done) -> None:
+        """A job's end, which has tokens that no stretch had: those that were held back."""
+        self._prompts[job] = done.usage.prompt_tokens
+        self._completions[job] = done.usage.completion_tokens
 
     @property
     def usage(self) -> CompletionUsage:
         """The counts up to now; before a job's first event its prompt is not counted yet."""
-        prompt = sum(self._prompts)
+        prompt, completion = sum(self._prompts), sum(self._completions)
         return CompletionUsage(
             prompt_tokens=prompt,
-            completion_tokens=self._completion,
-            total_tokens=prompt + self._completion,
+            completion_tokens=completion,
+            total_tokens=prompt + completion,
         )

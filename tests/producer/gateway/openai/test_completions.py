@@ -8,6 +8,10 @@ import openai
 import pytest
 from openai.types import Completion
 
+from penstock.messages import Completion as MadeText
+from penstock.messages import Done, TokenLogprob, Usage
+from producer.gateway.openai.completion_reply import text_completion
+from producer.gateway.openai.form import CompletionForm
 from tests.producer.gateway.openai.frames import read_frames
 from tests.producer.gateway.openai.talking import MODEL, Talk, strictly
 
@@ -107,3 +111,30 @@ async def test_one_bad_prompt_of_several_fails_the_request(talk: Talk) -> None:
     with pytest.raises(openai.BadRequestError) as long:
         await talk.openai.completions.create(model=MODEL, prompt=["a", "x" * 600])
     assert (long.value.code, long.value.param) == ("context_length_exceeded", "prompt")
+
+
+@pytest.mark.parametrize("as_token_ids", [False, True])
+def test_offsets_are_in_the_text_which_leaves_the_token_out_that_begins_it(as_token_ids: bool) -> None:
+    ended = Done(
+        outputs=[
+            MadeText(
+                text="c",
+                finish_reason="length",
+                logprobs=[TokenLogprob(token_id=9, rank=1, token="c", logprob=-1)],
+            )
+        ],
+        usage=Usage(prompt_tokens=3, completion_tokens=1),
+        model="m",
+        prompt="ab",
+        prompt_token_ids=[1, 5, 6],
+        prompt_tokens=["<s>", "a", "b"],
+        prompt_logprobs=[
+            TokenLogprob(token_id=9, rank=1, token="a", logprob=-1),
+            TokenLogprob(token_id=9, rank=1, token="b", logprob=-1),
+        ],
+    )
+    form = CompletionForm(echo=True, logprobs=0, as_token_ids=as_token_ids)
+    (choice,) = text_completion(form, [("standard.1763820000000-0", ended)]).choices
+    assert choice.text == "abc"
+    assert choice.logprobs is not None
+    assert choice.logprobs.text_offset == [0, 0, 1, 2]

@@ -61,13 +61,31 @@ async def test_an_output_that_is_not_what_was_asked_for_is_a_500_that_is_not_tri
 async def test_a_job_that_somebody_cancels_is_a_conflict(redis_url: str, tmp_path: Path) -> None:
     async with talking(redis_url, tmp_path, {"step_s": 0.05}) as talk:
         asking = asyncio.create_task(talk.openai.chat.completions.create(model=MODEL, messages=HELLO))
-        assert await talk.queue.cancel(await only_job(talk))
+        assert await talk.queue.cancel(await first_job(talk))
         with pytest.raises(openai.ConflictError):
             await asking
 
 
-async def only_job(talk: Talk) -> str:
-    """The one that was put in, as soon as it is."""
+async def test_a_stream_of_several_prompts_that_fails_at_once_leaves_none_of_them(talk: Talk) -> None:
+    await talk.queue.pause()
+    create = talk.openai.completions.create
+    asking = asyncio.create_task(create(model=MODEL, prompt=["a", "b"], stream=True))
+    assert await talk.queue.cancel(await first_job(talk))
+    with pytest.raises(openai.ConflictError):
+        await asking
+    assert (await talk.queue.lanes())[0].queued == 0
+
+
+async def test_a_queue_that_fills_up_half_way_through_a_request_has_nothing_of_it(talk: Talk) -> None:
+    await talk.queue.pause()
+    await talk.queue.set_lane("standard", max_jobs=600)
+    with pytest.raises(openai.RateLimitError):
+        await talk.openai.embeddings.create(model=MODEL, input=["x"] * 1200)
+    assert (await talk.queue.lanes())[0].queued == 0
+
+
+async def first_job(talk: Talk) -> str:
+    """The first that was put in, as soon as it is."""
     async with Redis.from_url(talk.redis_url, protocol=2) as redis, asyncio.timeout(20):
         while True:
             entries: Any = await redis.xrange(Keys().jobs("standard"))

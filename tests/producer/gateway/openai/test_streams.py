@@ -123,7 +123,9 @@ async def test_an_answer_that_takes_too_long_is_a_504_and_its_job_is_cancelled(
         assert await is_idle(talk)
 
 
-@pytest.mark.parametrize("after", ["nonsense", "standard.1-0:x", "standard.1-0:1-0:1:1"])
+@pytest.mark.parametrize(
+    "after", ["nonsense", "standard.1-0:x", "standard.1-0:1-0:1:1", "standard.1-0:1-0:-1"]
+)
 async def test_a_last_event_id_that_is_none_is_a_bad_request(talk: Talk, after: str) -> None:
     reply = await talk.http.post(CHAT, json=streamed(), headers={"Last-Event-ID": after})
     assert reply.status_code == 400
@@ -135,6 +137,30 @@ async def test_a_stream_of_a_job_that_is_gone_is_a_404(talk: Talk) -> None:
     assert isinstance(await talk.queue.status(gone), Unknown)
     reply = await talk.http.post(CHAT, json=streamed(), headers={"Last-Event-ID": f"{gone}:1-0"})
     assert reply.status_code == 404
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions"])
+async def test_a_stream_that_another_request_began_is_not_taken_up(talk: Talk, path: str) -> None:
+    request: dict[str, Any] = {"messages": HELLO} if path == CHAT else {"prompt": "Hello"}
+    request |= {"model": MODEL, "stream": True, "max_tokens": 5}
+    first, *_ = await read_frames(talk.http, path, request | {"n": 2})
+    error = (await read_frames(talk.http, path, request, after=first.id))[-1].json["error"]
+    assert (error["param"], error["type"]) == ("Last-Event-ID", "invalid_request_error")
+
+
+async def test_where_one_of_several_prompts_fails_the_others_are_cancelled(
+    redis_url: str, tmp_path: Path
+) -> None:
+    request = {"model": MODEL, "prompt": ["a", "b", "c"], "stream": True, "max_tokens": 2000}
+    async with talking(redis_url, tmp_path, {"step_s": 0.05}) as talk:
+        frames: list[Frame] = []
+        async with talk.http.stream("POST", "/v1/completions", json=request) as reply:
+            async for frame in frames_of(reply):
+                frames.append(frame)
+                if len(frames) == 1:
+                    assert await talk.queue.cancel(reply.headers["x-request-id"])
+        assert frames[-1].json["error"]["code"] == "cancelled"
+        assert await is_idle(talk)
 
 
 async def test_an_error_in_the_middle_of_a_stream_is_its_last_event(redis_url: str, tmp_path: Path) -> None:

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from penstock.messages import Completion, Done, ReasoningMarkers, Tokens, Usage
 from producer.gateway.openai.chat_chunks import ChatTranscript
 from producer.gateway.openai.chat_reply import chat_completion
+from producer.gateway.openai.completion_chunks import CompletionTranscript
 from producer.gateway.openai.dialect import Dialect
-from producer.gateway.openai.form import ChatForm
+from producer.gateway.openai.form import ChatForm, CompletionForm
+from producer.gateway.openai.usage import CompletionUsage
 from tests.producer.gateway.openai.parsers.reading import cut
 
 JOB = "standard.1763820000000-0.0123456789abcdef"
@@ -84,3 +86,17 @@ def test_mistrals_templates_can_read_the_ids_of_calls() -> None:
     (call,) = msgspec.to_builtins(reply)["choices"][0]["message"]["tool_calls"]
     assert len(call["id"]) == 9
     assert call["id"].isalnum()
+
+
+def test_the_last_chunks_usage_so_far_is_the_whole() -> None:
+    """Also where the end has tokens that no event had."""
+    ended = done("Hello!")
+    begun = Tokens(text="Hel", token_ids=[0] * 3, text_offset=0, prompt_tokens=1)
+    chat = ChatTranscript(ChatForm(continuous_usage=True), JOB, "m", 1)
+    text = CompletionTranscript(CompletionForm(continuous_usage=True), [JOB], "m")
+    for transcript in (chat, text):
+        first, last = transcript.take(0, begun)[0].usage, transcript.end(0, ended)[-1].usage
+        assert isinstance(first, CompletionUsage)
+        assert isinstance(last, CompletionUsage)
+        assert (first.completion_tokens, last.completion_tokens) == (3, 6)
+        assert last.total_tokens == 7

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any, get_type_hints
 
+import jsonschema_rs
 import msgspec
 import pytest
+from llguidance import LLMatcher
 from openai.types.chat.completion_create_params import CompletionCreateParamsBase as ChatParams
 from openai.types.completion_create_params import CompletionCreateParamsBase as TextParams
 from openai.types.embedding_create_params import EmbeddingCreateParams
@@ -152,6 +154,8 @@ def test_what_would_change_the_answer_and_cannot_be_honoured(given: dict[str, An
         ({"min_tokens": 5, "max_tokens": 4}, "min_tokens"),
         ({"stop": ""}, "stop"),
         ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"logit_bias": {"1" * 5000: 1}}, "logit_bias"),  # more digits than Python makes a number of
+        ({"logit_bias": {" 1_0": 1}}, "logit_bias"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"response_format": {"type": "yaml"}}, "response_format.type"),
         (
@@ -226,6 +230,23 @@ def test_a_tool_that_must_be_called_is_enforced_by_a_schema() -> None:
     assert one["sampling_params"]["structured_outputs"]["json"]["maxItems"] == 1
     named = job_of(tools=[TOOL], tool_choice={"type": "function", "function": {"name": "look"}})
     assert named["sampling_params"]["structured_outputs"]["json"] == TOOL["function"]["parameters"]
+
+
+def test_the_schema_of_a_tool_that_must_be_called_refers_to_itself() -> None:
+    """As schemas that pydantic makes do. They are a part of a larger one then."""
+    place = {"$defs": {"P": {"enum": ["here"]}}, "properties": {"at": {"$ref": "#/$defs/P"}}}
+    tree = {"type": "object", "properties": {"next": {"$ref": "#"}}, "additionalProperties": False}
+    tools = [
+        {"type": "function", "function": {"name": "go", "parameters": {"type": "object", **place}}},
+        {"type": "function", "function": {"name": "grow", "parameters": tree}},
+    ]
+    schema = job_of(tools=tools, tool_choice="required")["sampling_params"]["structured_outputs"]["json"]
+    assert LLMatcher.validate_grammar(LLMatcher.grammar_from_json_schema(schema)) == ""
+    check = jsonschema_rs.validator_for(schema)
+    assert check.is_valid([{"name": "go", "parameters": {"at": "here"}}])
+    assert not check.is_valid([{"name": "go", "parameters": {"at": "there"}}])
+    assert check.is_valid([{"name": "grow", "parameters": {"next": {"next": {}}}}])
+    assert not check.is_valid([{"name": "grow", "parameters": {"next": {"name": "grow"}}}])
 
 
 def test_tools_of_a_model_whose_calls_nobody_can_read_are_refused() -> None:
