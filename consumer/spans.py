@@ -74,9 +74,9 @@ class Spans(Sink):
             phases = [("wait", enqueued_ns, clock.ns(lease.claimed_at))]
             if times is not None and times.first_at is not None:
                 phases.append(("prefill", clock.ns(times.started_at), clock.ns(times.first_at)))
-                phases.append(
-                    ("decode", clock.ns(times.first_at), clock.ns(times.last_output_at or ended_at))
-                )
+                if times.job.job.kind == "generate":
+                    last_at = times.last_output_at or ended_at
+                    phases.append(("decode", clock.ns(times.first_at), clock.ns(last_at)))
             phases.append(("commit", clock.ns(ended_at), clock.ns(now)))
             inside = set_span_in_context(span)
             for name, start, end in phases:
@@ -105,6 +105,10 @@ class Spans(Sink):
         if times is None:
             return
         job, params = times.job, times.job.request.params
+        if job.job.batch is not None:
+            span.set_attribute("penstock.batch.id", job.job.batch)
+            if job.job.row is not None:
+                span.set_attribute("penstock.batch.row", job.job.row)
         num_prompt_tokens = len(job.request.prompt_token_ids)
         span.set_attributes(
             {

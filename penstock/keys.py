@@ -57,6 +57,8 @@ class Keys(Struct, frozen=True):
     """Key names of one shard of a queue."""
 
     shard: str = DEFAULT_SHARD
+    webhooks: str = ""
+    """Of which gateway's folder webhooks are; empty for those that are kept on the server."""
 
     def _key(self, *parts: str) -> str:
         return ":".join((f"penstock:{{{self.shard}}}", *parts))
@@ -133,6 +135,10 @@ class Keys(Struct, frozen=True):
         """String: the sum of the tokens that a key has under way."""
         return self._key("gateway", "held", key_id, "tokens")
 
+    def gateway_batches(self, key_id: str) -> str:
+        """Sorted set of a key's batches that are under way, by when they are forgotten."""
+        return self._key("gateway", "batches", key_id)
+
     def gateway_reader(self, job_id: str) -> str:
         """String: the sign of who took up a streamed job's events last."""
         return self._key("gateway", "reader", job_id)
@@ -145,21 +151,24 @@ class Keys(Struct, frozen=True):
     @property
     def gateway_watched(self) -> str:
         """Sorted set of jobs whose end is to be told, by when somebody has to look after them."""
-        return self._key("gateway", "watched")
+        return self._of_webhooks("watched")
 
     @property
     def gateway_due(self) -> str:
         """Sorted set of deliveries that are to be made, by when."""
-        return self._key("gateway", "due")
+        return self._of_webhooks("due")
 
     @property
     def gateway_undelivered(self) -> str:
         """Sorted set of deliveries that were given up, by when."""
-        return self._key("gateway", "undelivered")
+        return self._of_webhooks("undelivered")
 
     def gateway_delivery(self, delivery_id: str) -> str:
         """String: one delivery."""
         return self._key("gateway", "delivery", delivery_id)
+
+    def _of_webhooks(self, name: str) -> str:
+        return self._key("gateway", name, *([self.webhooks] if self.webhooks else []))
 
 
 class JobId(Struct, frozen=True):

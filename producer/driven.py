@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Generic, Protocol, TypeVar
 
 from msgspec import Struct
@@ -111,8 +111,8 @@ class Pace(Struct, frozen=True):
 
     window: int
     """Rows."""
-    max_weight: float = float("inf")
-    """Sum of the rows' weights; one row is always let through."""
+    max_weight: Callable[[], float] = lambda: float("inf")
+    """Sum of the rows' weights, as it is just then; one row is always let through."""
     lease_s: float = 0.0
     """0 where something else sees to it that there is one driver; otherwise somebody has to renew."""
     expected: int | None = None

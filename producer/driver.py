@@ -260,7 +260,7 @@ class Driver(Generic[Note, Refusal]):
         self._narrator.moved()
 
     def _room(self) -> int:
-        if self._in_flight and self._weight >= self._pace.max_weight:
+        if self._in_flight and self._weight >= self._pace.max_weight():
             return 0
         return self._pace.window - len(self._in_flight)
 
@@ -285,7 +285,7 @@ class Driver(Generic[Note, Refusal]):
 
     def _read_chunk(self, max_rows: int, before: int | None) -> _Chunk[Note, Refusal] | None:
         chunk: _Chunk[Note, Refusal] | None = None
-        weight = self._weight
+        weight, max_weight = self._weight, self._pace.max_weight()
         for number, line in self._rows:
             chunk = chunk or _Chunk(0)
             chunk.end = number + 1
@@ -298,7 +298,7 @@ class Driver(Generic[Note, Refusal]):
                 else:
                     chunk.refused.append((number, row))
             full = len(chunk.planned) + len(chunk.refused) >= max_rows or chunk.size >= CHUNK_BYTES
-            if full or chunk.end == before or (before is None and weight >= self._pace.max_weight):
+            if full or chunk.end == before or (before is None and weight >= max_weight):
                 break
         return chunk
 

@@ -247,7 +247,14 @@ def delete_webhook(
 
 
 @webhooks.command(sort_key=4, help_epilogue="")
-def deliveries(*, given_up: _Flag = False, json: _Json = False, server: _Server = _NO_SERVER_NAMED) -> int:
+def deliveries(
+    *,
+    given_up: _Flag = False,
+    json: _Json = False,
+    folder: Folder = None,
+    kept: _Kept = "file",
+    server: _Server = _NO_SERVER_NAMED,
+) -> int:
     """List what is under way to webhooks, with the error of the last attempt.
 
     Parameters
@@ -256,7 +263,11 @@ def deliveries(*, given_up: _Flag = False, json: _Json = False, server: _Server 
         What was tried for a day and given up, in the last week, instead.
     json
         Print a JSON object for each, a line each.
+    folder
+        The gateway's folder; by default `gateway` in the data folder.
+    kept
+        Where keys and webhooks are kept.
     """
     from producer.gateway.webhooks.command import run_deliveries
 
-    return run_deliveries(Place(server.where, None, "file"), given_up=given_up, as_json=json)
+    return run_deliveries(Place(server.where, folder, kept), given_up=given_up, as_json=json)

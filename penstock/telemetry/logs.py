@@ -20,7 +20,13 @@ VARIABLE: Final = "PENSTOCK_LOG_FORMAT"
 
 TEXT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
-_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+# uvicorn's color_message is its message once more, for terminals.
+_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {
+    "message",
+    "asctime",
+    "taskName",
+    "color_message",
+}
 
 
 class JsonFormatter(logging.Formatter):

@@ -47,7 +47,7 @@ from producer.gateway.settings import GatewaySettings
 from producer.gateway.storage import open_storage
 from producer.gateway.telemetry import GatewayTelemetry, metrics_route
 from producer.gateway.webhooks import routes as webhook_routes
-from producer.gateway.webhooks.endpoints import open_webhooks
+from producer.gateway.webhooks.endpoints import open_webhooks, webhook_keys
 from producer.gateway.webhooks.events import Events
 from producer.gateway.webhooks.sender import Sender
 
@@ -69,6 +69,12 @@ ROUTES: Final[tuple[ControllerRouterHandler, ...]] = (
     *batch_routes.ROUTES,
     *page_routes.ROUTES,
 )
+
+TOLD_TO_PAGES: Final = (
+    *("X-Request-Id", "Location", "Retry-After", "retry-after-ms", "x-should-retry"),
+    *("X-Incomplete", "X-Last-Line"),
+)
+"""Headers of replies that scripts of other origins may read; browsers hide the rest from them."""
 
 
 def make_app(settings: GatewaySettings, tracing: Tracing | None = None) -> Litestar:
@@ -94,7 +100,7 @@ def make_app(settings: GatewaySettings, tracing: Tracing | None = None) -> Lites
         middleware=[Access()],
         exception_handlers=HANDLERS,
         request_max_body_size=settings.max_body_bytes,
-        cors_config=CORSConfig(allow_origins=list(settings.cors_origins)) if settings.cors_origins else None,
+        cors_config=_cors(settings),
         openapi_config=described.config,
         plugins=[described.schemas],
         logging_config=None,  # the program's own
@@ -116,7 +122,7 @@ async def open_gateway(settings: GatewaySettings, hook: EnqueueHook | None = Non
             async with (
                 ServerMeter(link, keys) as meter,
                 Sender(private=settings.private_webhooks) as sender,
-                Events(client, link, keys, webhooks, sender) as events,
+                Events(client, link, webhook_keys(settings), webhooks, sender) as events,
                 Dispatcher(
                     Works(
                         batches=batches,
@@ -150,6 +156,12 @@ async def open_gateway(settings: GatewaySettings, hook: EnqueueHook | None = Non
                 )
     finally:
         await link.aclose()
+
+
+def _cors(settings: GatewaySettings) -> CORSConfig | None:
+    if not settings.cors_origins:
+        return None
+    return CORSConfig(allow_origins=list(settings.cors_origins), expose_headers=list(TOLD_TO_PAGES))
 
 
 def _both(first: OnEnd, second: OnEnd) -> OnEnd:

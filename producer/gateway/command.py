@@ -49,8 +49,9 @@ def run_gateway(settings: GatewaySettings) -> int:
 
 
 async def _serve(settings: GatewaySettings) -> int:
-    from producer.gateway.serve import listen, url_of
+    from producer.gateway.serve import listen, require_startable, url_of
 
+    require_startable(settings)
     try:
         await require_suitable(settings.redis, log.warning)
     except ServerUnavailable as error:
@@ -85,6 +86,9 @@ async def gateway_beside(settings: GatewaySettings, stop: Stop, say: Say) -> Asy
         require_gateway()
         # Its libraries take a while to load, in which a consumer can load its model.
         await asyncio.to_thread(import_module, "producer.gateway.app")
+        from producer.gateway.serve import require_startable
+
+        require_startable(settings)
         taken, settings = _listen_nearby(settings, say)
     except (InstallationError, PenstockError) as error:
         say(f"no gateway: {error}")

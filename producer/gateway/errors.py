@@ -100,6 +100,11 @@ class TooLate(ApiError):
     status = 408
     kind = "invalid_request_error"
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """What may still come of the body is no request."""
+        return {"Connection": "close"}
+
 
 class Conflict(ApiError):
     """Not in the state that things are in."""

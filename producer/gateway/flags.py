@@ -90,7 +90,8 @@ def settings_of(
     except msgspec.ValidationError as error:
         words, _, path = str(error).partition(" - at `$.")
         flag = path.rstrip("`").partition("[")[0].replace("_", "-")
-        raise UsageError(f"--{flag}: {words}" if flag else words) from None
+        variable = f"{_PREFIX}{flag.upper().replace('-', '_')}"
+        raise UsageError(f"--{flag}: {words}; the variable is {variable}" if flag else words) from None
 
 
 def settings_beside(port: int | None = None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import asyncio
 import sys
 import time
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 
 import msgspec
@@ -16,6 +16,7 @@ from penstock.errors import ServerError
 from penstock.keys import Keys
 from penstock.link import Link
 from producer.errors import UsageError
+from producer.gateway.errors import Unavailable
 from producer.gateway.keys import Grant, Key, KeyRing, make_key, open_ring
 from producer.gateway.place import Place
 from producer.gateway.settings import GatewaySettings
@@ -29,6 +30,7 @@ def run_create(place: Place, grant: Grant, weight: float | None) -> int:
         settings = place.settings()
         await _declare(settings.redis, key.lane, weight)
         async with _ring(settings) as ring:
+            await _require_own_name(ring, key.tenant)
             await ring.add(key)
 
     asyncio.run(create())
@@ -84,6 +86,14 @@ async def _ring(settings: GatewaySettings) -> AsyncGenerator[KeyRing]:
         await link.aclose()
 
 
+async def _require_own_name(ring: KeyRing, tenant: str) -> None:
+    """Tenants have folders by their names, which are one folder for some systems where only cases differ."""
+    with suppress(Unavailable):  # they are gone, and begin anew
+        for key in await ring.list():
+            if key.tenant != tenant and key.tenant.lower() == tenant.lower():
+                raise UsageError(f"there is a tenant {key.tenant!r} already; use that name, or another one")
+
+
 async def _declare(url: str, lane: str, weight: float | None) -> None:
     """Declare the lane where there is a server to declare it on; else its first job does."""
     if not url:
@@ -97,6 +107,8 @@ async def _declare(url: str, lane: str, weight: float | None) -> None:
             known = {one.name for one in await client.lanes()}
             if weight is not None or lane not in known:
                 await client.set_lane(lane, **({} if weight is None else {"weight": weight}))
+        except ValueError as error:
+            raise UsageError(f"--weight: {str(error).partition(' - at')[0]}") from None
         except ServerError as error:
             if weight is not None:
                 raise

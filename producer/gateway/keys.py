@@ -27,6 +27,9 @@ from producer.gateway.settings import GatewaySettings
 PREFIX: Final = "psk_"
 TENANT_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 
+LONGEST_S: Final = 36_500 * 86400
+"""Longest life of a key, but for those that live for ever."""
+
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _PERIOD: Final = re.compile(r"([1-9][0-9]{0,8})([smhdw])")
 
@@ -107,14 +110,17 @@ def seconds_of(period: str) -> int:
     """`90d`, `12h` and the like.
 
     Raises:
-        UsageError: it is not of that form.
+        UsageError: it is not of that form, or longer than a hundred years.
     """
     match = _PERIOD.fullmatch(period)
     if match is None:
         raise UsageError(
             f"{period!r} is not a period; one looks like 90d, and the units are s, m, h, d and w"
         )
-    return int(match[1]) * _UNITS[match[2]]
+    seconds = int(match[1]) * _UNITS[match[2]]
+    if seconds > LONGEST_S:
+        raise UsageError(f"{period} is too long a period; {LONGEST_S // _UNITS['d']}d are the longest")
+    return seconds
 
 
 def limits_of(requests_per_minute: int | None, queued_tokens: int | None) -> Limits:
@@ -173,7 +179,7 @@ class KeyRing:
         if records is not self._read:
             try:
                 keys = [msgspec.json.decode(data, type=Key) for data in records.values()]
-            except msgspec.DecodeError as error:
+            except (ValueError, msgspec.DecodeError) as error:
                 raise Unavailable(f"a key can't be read: {error}", code="keys_unreadable") from None
             self._by_digest = {key.digest: key for key in keys}
             self._read = records
@@ -188,7 +194,7 @@ def open_ring(settings: GatewaySettings, link: Link, hash_key: str) -> KeyRing:
     """
     if settings.keys == "redis":
         return KeyRing(ServerRecords(link, hash_key, settings.folder / "keys-in-redis"))
-    return KeyRing(FileRecords(settings.folder / "keys.json"))
+    return KeyRing(FileRecords(settings.folder / "keys.json", guarded=True))
 
 
 def check_tenant(tenant: str) -> str:

@@ -33,7 +33,11 @@ def bounded_protocol(settings: GatewaySettings) -> type[HttpToolsProtocol]:
 
         _deadline: asyncio.TimerHandle | None = None
         _header_bytes = 0
+        """Of what was received in the middle of headers."""
+        _parsed_bytes = 0
+        """Of the request's URL and the headers that are whole, whatever else came in one piece with them."""
         _in_headers = True  # of the first request, from the connection on
+        _is_refused = False
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -52,13 +56,33 @@ def bounded_protocol(settings: GatewaySettings) -> type[HttpToolsProtocol]:
 
         def on_message_begin(self) -> None:
             super().on_message_begin()
+            self._parsed_bytes = 0
             if not self._in_headers:
                 self._expect_headers()
+
+        def on_url(self, url: bytes) -> None:
+            self._parsed_bytes += len(url)
+            super().on_url(url)
+
+        def on_header(self, name: bytes, value: bytes) -> None:
+            self._parsed_bytes += len(name) + len(value)
+            super().on_header(name, value)
 
         def on_headers_complete(self) -> None:
             self._in_headers = False
             self._stop_clock()
-            super().on_headers_complete()
+            if self._parsed_bytes > most:
+                self._refuse(_TOO_LARGE)
+            if not self._is_refused:
+                super().on_headers_complete()
+
+        def on_body(self, body: bytes) -> None:
+            if not self._is_refused:
+                super().on_body(body)
+
+        def on_message_complete(self) -> None:
+            if not self._is_refused:
+                super().on_message_complete()
 
         def _expect_headers(self) -> None:
             self._in_headers, self._header_bytes = True, 0
@@ -71,6 +95,7 @@ def bounded_protocol(settings: GatewaySettings) -> type[HttpToolsProtocol]:
                 self._deadline = None
 
         def _refuse(self, reply: bytes) -> None:
+            self._is_refused = True
             if not self.transport.is_closing():
                 self.transport.write(reply)
                 self.transport.close()

@@ -19,6 +19,7 @@ from litestar.plugins import OpenAPISchemaPlugin
 from litestar.typing import FieldDefinition
 
 from penstock.messages import MAX_JOB_BYTES
+from producer.gateway import error_responses
 from producer.gateway.errors import ErrorReply
 
 _PLACE: Final = "struct:"
@@ -101,9 +102,10 @@ def made_true(document: dict[str, Any], schemas: StructSchemas) -> dict[str, Any
     )
     whole = _resolved(document, references)
     whole["components"].setdefault("schemas", {}).update(components)
+    whole["components"]["responses"] = error_responses.components(references[0])
     for path, item in whole["paths"].items():
         for method in _METHODS.intersection(item):
-            _describe_errors(item[method], references[0])
+            error_responses.add_errors(method, path, item[method], references[0])
             if path.startswith("/health"):
                 item[method]["security"] = []
     return whole
@@ -118,12 +120,3 @@ def _resolved(node: Any, references: tuple[dict[str, Any], ...]) -> Any:
     if isinstance(place, str) and place.startswith(_PLACE):
         return references[int(place.removeprefix(_PLACE))]
     return {name: _resolved(value, references) for name, value in node.items()}
-
-
-def _describe_errors(operation: dict[str, Any], error: dict[str, Any]) -> None:
-    responses: dict[str, Any] = operation.setdefault("responses", {})
-    responses.pop("400", None)  # Litestar's own form, which replies.py replaces
-    responses["default"] = {
-        "description": "An error, in OpenAI's form. With 429 and 503, Retry-After says when to come back.",
-        "content": {"application/json": {"schema": error}},
-    }

@@ -16,6 +16,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from penstock.errors import ServerError
 from penstock.link import Link
 from producer.gateway.errors import Unavailable
 
@@ -38,7 +39,12 @@ class Records(Protocol):
         ...
 
     async def put(self, name: str, data: bytes) -> None:
-        """Write one."""
+        """Write one.
+
+        Raises:
+            Unavailable: it can't be.
+            ServerError: the server can't be asked.
+        """
         ...
 
     async def remove(self, name: str) -> bool:
@@ -47,10 +53,16 @@ class Records(Protocol):
 
 
 class FileRecords:
-    """Records in a JSON file that its owner alone can read, replaced whole and read again when it changed."""
+    """Records in a JSON file that its owner alone can read, replaced whole and read again when it changed.
 
-    def __init__(self, path: Path) -> None:
+    Beside it lies a lock, from its first record on: where `guarded`, a file that is gone while its lock is
+    there has been lost, which is not the same as never having been.
+    """
+
+    def __init__(self, path: Path, *, guarded: bool = False) -> None:
         self._path = path
+        self._lock = path.with_suffix(".lock")
+        self._guarded = guarded
         self._known: dict[str, msgspec.Raw] = {}
         self._version: tuple[int, int, int] | None = None
 
@@ -68,29 +80,46 @@ class FileRecords:
         self._change(lambda records: records.pop(name, None))
         return was_there
 
-    def _read(self) -> dict[str, msgspec.Raw]:
+    def _read(self, *, anew: bool = False) -> dict[str, msgspec.Raw]:
         try:
             found = self._path.stat()
         except FileNotFoundError:
             self._known, self._version = ({} if self._known else self._known), None
+            if self._guarded and not anew and self._lock.exists():
+                raise Unavailable(
+                    f"{self._path.name} is gone from the gateway's folder, so nobody is let in; create keys "
+                    f"again, or remove {self._lock.name} as well to begin anew",
+                    code="keys_lost",
+                ) from None
             return self._known
+        except OSError as error:
+            raise self._unreadable(error) from None
         version = (found.st_mtime_ns, found.st_ino, found.st_size)
         if version != self._version:
             try:
                 self._known = msgspec.json.decode(self._path.read_bytes(), type=dict[str, msgspec.Raw])
-            except (OSError, msgspec.DecodeError) as error:
-                raise Unavailable(
-                    f"the gateway can't read {self._path.name}, and lets nobody in until it can: {error}",
-                    code="keys_unreadable",
-                ) from None
+            except (OSError, ValueError, msgspec.DecodeError) as error:
+                raise self._unreadable(error) from None
             self._version = version
         return self._known
 
+    def _unreadable(self, error: Exception) -> Unavailable:
+        return Unavailable(
+            f"the gateway can't read {self._path.name}, and lets nobody in until it can: {error}",
+            code="keys_unreadable",
+        )
+
     def _change(self, change: Change) -> None:
+        try:
+            self._change_locked(change)
+        except OSError as error:
+            raise Unavailable(f"{self._path} can't be written: {error.strerror}") from None
+
+    def _change_locked(self, change: Change) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with open(self._path.with_suffix(".lock"), "ab") as lock:
+        with open(self._lock, "ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            records = dict(self._read())
+            records = dict(self._read(anew=True))
             change(records)
             self._replace(msgspec.json.format(msgspec.json.encode(records), indent=1))
 
@@ -118,17 +147,28 @@ class ServerRecords:
         self._asking = asyncio.Lock()
         self._known: dict[str, bytes] = {}
         self._at = -FRESH_S
+        self._why_not: ServerError | Unavailable | None = None
+        """What the last question ended with; all who waited for its answer are told, none asks anew."""
 
     async def read(self) -> Mapping[str, bytes]:
         """See `Records.read`."""
         async with self._asking:
             if time.monotonic() - self._at >= FRESH_S:
-                fields: list[bytes] = await self._link.command("HGETALL", self._key)
-                found = {name.decode(): data for name, data in zip(fields[::2], fields[1::2], strict=True)}
-                self._known = self._known if found == self._known else found
-                self._check_there()
+                self._why_not = await self._ask()
                 self._at = time.monotonic()
+        if self._why_not is not None:
+            raise self._why_not.with_traceback(None)
         return self._known
+
+    async def _ask(self) -> ServerError | Unavailable | None:
+        try:
+            fields: list[bytes] = await self._link.command("HGETALL", self._key)
+            found = {name.decode(): data for name, data in zip(fields[::2], fields[1::2], strict=True)}
+            self._known = self._known if found == self._known else found
+            self._check_there()
+        except (ServerError, Unavailable) as error:
+            return error
+        return None
 
     async def put(self, name: str, data: bytes) -> None:
         """See `Records.put`."""

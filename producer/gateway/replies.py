@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+import re
+from typing import Any, Final
 
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, SerializationException, ValidationException
@@ -22,6 +23,8 @@ from producer.gateway.errors import (
 )
 
 log = logging.getLogger(__name__)
+
+_UNKNOWN_FIELD: Final = re.compile(r"unknown field `([^`]*)`")
 
 _AnyRequest = Request[Any, Any, Any]
 
@@ -61,8 +64,19 @@ def _on_validation(_: _AnyRequest, error: ValidationException) -> Response[Error
     words = str(place.get("message") or error.detail)
     if place.get("key") == "data" and words == "'data'":  # a KeyError's words: there is none to look into
         return reply_of(BadRequest("the request has no body; send one, as JSON", code="missing_body"))
-    param = str(place["key"]) if place.get("key") else None
+    param = _param_of(place, words)
     return reply_of(BadRequest(f"{param}: {words}" if param else words, param=param, code="invalid_value"))
+
+
+def _param_of(place: dict[str, Any], words: str) -> str | None:
+    """What is wrong, by the name that the sender knows it by."""
+    key = str(place.get("key") or "")
+    if place.get("source") in ("header", "cookie"):
+        return key.replace("_", "-").title()
+    path = [] if key in ("", "data") else [key]  # `data` is the whole body
+    if unknown := _UNKNOWN_FIELD.search(words):
+        path.append(unknown[1])
+    return ".".join(path) or None
 
 
 def _on_http(request: _AnyRequest, error: HTTPException) -> Response[ErrorReply]:

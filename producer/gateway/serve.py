@@ -5,15 +5,46 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Generator
+from pathlib import Path
 
 import uvicorn
 from litestar import Litestar
 
 from penstock.errors import PenstockError
+from producer.errors import UsageError
 from producer.gateway.gateway import Gateway
 from producer.gateway.limits import bounded_protocol
 from producer.gateway.settings import GatewaySettings
+from producer.gateway.storage import open_storage
+
+
+def require_startable(settings: GatewaySettings) -> None:
+    """Look at what would otherwise be found out in the middle of a start, and told by a traceback.
+
+    Raises:
+        UsageError: the certificate can't be used, or files can't be kept where the settings say.
+    """
+    if settings.tls_certificate is not None and settings.tls_key is not None:
+        _require_pair(settings.tls_certificate, settings.tls_key)
+    open_storage(settings.storage_url)
+
+
+def _require_pair(certificate: Path, key: Path) -> None:
+    for flag, file in (("certificate", certificate), ("key", key)):
+        try:
+            file.read_bytes()
+        except OSError as error:
+            raise UsageError(f"--tls-{flag}: {file} can't be read: {error.strerror}") from None
+    try:
+        # With a password, so that a key that has one is refused here instead of asking the terminal for it.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except (ssl.SSLError, ValueError) as error:
+        raise UsageError(
+            f"TLS can't use {certificate} with {key}: {error}; both are PEM, the key is the certificate's "
+            "and has no password"
+        ) from None
 
 
 def listen(settings: GatewaySettings) -> socket.socket:
@@ -86,7 +117,8 @@ class GatewayServer:
         Raises:
             PenstockError: the application did not start; its log says why.
         """
-        with taken:  # uvicorn leaves it open where the application does not start
+        # Where the application does not start, uvicorn leaves the socket open, and the process.
+        with taken, contextlib.suppress(SystemExit):
             await self._server.serve([taken])
         if not self._server.started:
             raise PenstockError("the gateway did not start")

@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import Final
 
-from penstock.errors import ServerError
+from penstock.errors import ServerError, ServerUnavailable
 from penstock.keys import Keys
 from penstock.link import Link
 from penstock.messages import Heartbeat
@@ -14,6 +14,8 @@ from penstock.presence import alive_consumers
 
 FRESH_S: Final = 1.0
 """How old an answer may be."""
+LIMIT_S: Final = 2.0
+"""How long an answer may take: probes, and whoever waits behind them, have no more patience than that."""
 
 
 class Served:
@@ -25,18 +27,33 @@ class Served:
         self._asking = asyncio.Lock()
         self._at = -FRESH_S
         self._consumers: dict[str, Heartbeat] = {}
+        self._why_not = ""
+        """Why the last question had no answer; empty where it had one."""
 
     async def consumers(self) -> dict[str, Heartbeat]:
-        """Heartbeats no older than a second.
+        """Heartbeats no older than a second. All who ask while the server does not answer are told so
+        together, not one after the other.
 
         Raises:
-            ServerError: the server can't be asked.
+            ServerUnavailable: the server can't be asked, or does not answer in time.
         """
         async with self._asking:
             if time.monotonic() - self._at >= FRESH_S:
-                self._consumers = await alive_consumers(self._link, self._keys)
+                self._why_not = await self._ask()
                 self._at = time.monotonic()
+        if self._why_not:
+            raise ServerUnavailable(self._why_not)
         return self._consumers
+
+    async def _ask(self) -> str:
+        try:
+            async with asyncio.timeout(LIMIT_S):
+                self._consumers = await alive_consumers(self._link, self._keys)
+        except ServerError as error:
+            return str(error)
+        except TimeoutError:
+            return f"the server did not answer within {LIMIT_S:g} s"
+        return ""
 
     async def models(self) -> dict[str, Heartbeat]:
         """By model, a heartbeat of a consumer that serves it, a ready one where there is one."""

@@ -125,6 +125,9 @@ class Watched:
         if scope["type"] != "http":  # pyright: ignore[reportUnnecessaryComparison] - the lifespan's
             await self._app(scope, receive, send)
             return
+        if scope["method"] == "HEAD" and scope["path"] in _QUIET:
+            # What balancers probe with. uvicorn, which has the other scope, leaves the body out.
+            scope = {**scope, "method": "GET"}  # pyright: ignore[reportAssignmentType] - a copy of the same type
         exchange = Exchange(scope, receive, send)
         self._metrics.began()
         counted = _StreamCounter(exchange, self._metrics)

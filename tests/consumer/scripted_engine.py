@@ -185,8 +185,9 @@ class ScriptedEngine:
                 )
                 continue
             self.running[request.request_id, sample.index] = (request, position)
-            self.num_prompt_tokens += len(request.prompt_token_ids)
-            self.num_cached_tokens += len(request.prompt_token_ids) // 2
+            if sample.index == 0:  # as the engine counts: its siblings start with its blocks
+                self.num_prompt_tokens += len(request.prompt_token_ids)
+                self.num_cached_tokens += len(request.prompt_token_ids) // 2
             self.num_computed_tokens += len(request.prompt_token_ids) - 1
         self.num_steps += 1
         self.num_computed_tokens += len(self.running)

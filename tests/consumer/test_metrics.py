@@ -82,8 +82,8 @@ async def test_numbers_are_those_of_the_jobs_that_were_sent(redis_url: str, tmp_
 
     generated = 7 * 10 + 8 + 5  # the second of two outputs ends at its fifth token
     assert found.value("vllm:generation_tokens_total", model_name="scripted") == generated
-    assert found.value("vllm:prompt_tokens_total") == 6 * 4 + 6 + 2 * 2
-    assert found.value("vllm:prefix_cache_hits_total") == 6 * 2 + 3 + 2 * 1
+    assert found.value("vllm:prompt_tokens_total") == 6 * 4 + 6 + 2
+    assert found.value("vllm:prefix_cache_hits_total") == 6 * 2 + 3 + 1
     assert found.value("vllm:request_success_total", finished_reason="length") == 8
     assert found.value("vllm:request_success_total", finished_reason="stop") == 2
     assert found.value("vllm:request_success_total", finished_reason="error") == 1
@@ -200,7 +200,11 @@ async def test_an_engine_tells_what_its_steps_and_its_cache_did(redis_url: str) 
                 ).usage
                 for _ in range(2)
             ]
-        found = await until(f"http://127.0.0.1:{port}/metrics", "vllm:e2e_request_latency_seconds_count", 2)
+            url = f"http://127.0.0.1:{port}/metrics"
+            found = await until(url, "vllm:e2e_request_latency_seconds_count", 2)
+            two = SamplingParams(max_tokens=2, n=2, ignore_eos=True)
+            twice = await client.result(await client.submit(Job(prompt="9 + 9", sampling_params=two)), 60)
+            later = await until(url, "vllm:e2e_request_latency_seconds_count", 3)
     finally:
         consumer.stop()
         await running
@@ -217,3 +221,6 @@ async def test_an_engine_tells_what_its_steps_and_its_cache_did(redis_url: str) 
     assert found.value("penstock_engine_step_seconds_sum") > 0
     assert found.value("vllm:kv_cache_usage_perc") == 0  # what is only remembered is free
     assert found.value("penstock_engine_ready") == 1
+    # A prompt counts once, however many outputs it has.
+    assert later.value("vllm:prompt_tokens_total") == 2 * num_prompt + twice.usage.prompt_tokens
+    assert later.value("vllm:generation_tokens_total") == 12 + 2 * 2

@@ -32,6 +32,8 @@ async def spans_of(redis_url: str, model: Path, jobs: Sequence[Job], num_ended: 
     async with Client(redis_url) as client, consuming(redis_url, model, tracing=tracing, retry_delay_s=0.01):
         for job in jobs:
             job_id = await client.submit(job)
+            if job.batch is not None:  # its end is in the batch's stream
+                continue
             try:
                 await client.result(job_id, timeout=WAIT_S)
             except JobFailed:
@@ -53,7 +55,10 @@ def job(text: str, *, flags: str = "01", **fields: object) -> Job:
 
 async def test_a_jobs_span_has_its_phases_and_hangs_on_its_callers(redis_url: str, tmp_path: Path) -> None:
     model = save_model(tmp_path / "scripted", {"step_s": 0.01})
-    spans = {span.name: span for span in await spans_of(redis_url, model, [job("secret")], 1)}
+    async with Client(redis_url) as client:
+        batch = await client.create_batch()
+    row = job("secret", batch=batch.id, row=3)
+    spans = {span.name: span for span in await spans_of(redis_url, model, [row], 1)}
     whole = spans.pop("chat scripted")
     assert whole.context is not None
     assert whole.parent is not None
@@ -78,7 +83,13 @@ async def test_a_jobs_span_has_its_phases_and_hangs_on_its_callers(redis_url: st
     assert told["gen_ai.usage.output_tokens"] == 10
     assert told["gen_ai.response.finish_reasons"] == ("length", "length")
     assert told["messaging.destination.name"] == "standard"
+    assert (told["penstock.batch.id"], told["penstock.batch.row"]) == (batch.id, 3)
     assert "secret" not in whole.to_json()
+
+
+async def test_an_embedding_has_no_decode(redis_url: str, tmp_path: Path) -> None:
+    spans = await spans_of(redis_url, save_model(tmp_path / "scripted"), [Job(prompt="a", kind="embed")], 1)
+    assert sorted(span.name for span in spans) == ["commit", "embeddings scripted", "prefill", "wait"]
 
 
 async def test_what_is_not_sampled_has_no_span_and_what_fails_says_so(redis_url: str, tmp_path: Path) -> None:

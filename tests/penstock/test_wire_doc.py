@@ -66,6 +66,7 @@ def test_every_key_is_documented() -> None:
     made += [names.gateway_keys, names.gateway_webhooks, names.gateway_secret, names.gateway_watched]
     made += [names.gateway_rate("KEY_ID"), names.gateway_held("KEY_ID"), names.gateway_held_tokens("KEY_ID")]
     made += [names.gateway_due, names.gateway_undelivered, names.gateway_delivery("ID")]
+    made += [names.gateway_batches("KEY_ID"), Keys("SHARD", "FOLDER").gateway_due]
     for key in [*made, names.control, names.consumers]:
         assert key in QUOTED
 

@@ -51,7 +51,8 @@ def test_what_is_named_is_there() -> None:
             assert condition == {"condition": "service_healthy"}
             assert "healthcheck" in SERVICES[other]
         for volume in service["volumes"]:
-            assert volume.split(":")[0] in COMPOSE["volumes"]
+            source = volume.split(":")[0]
+            assert (ROOT / source).is_file() if source.startswith("./") else source in COMPOSE["volumes"]
         if "build" in service:
             assert set(service["build"]) == {"context", "dockerfile", "args"}
             dockerfile = (ROOT / service["build"]["dockerfile"]).read_text()
@@ -151,11 +152,36 @@ def consumer_environment(url: str) -> dict[str, str]:
     return environment
 
 
+def consumer_command() -> tuple[list[str], str]:
+    """Its metrics on a free port, and where they are."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    command = [port if word == "9100" else word for word in SERVICES["consumer"]["command"]]
+    assert port in command
+    return command, f"http://127.0.0.1:{port}/metrics"
+
+
+def test_prometheus_reads_what_the_services_serve() -> None:
+    config = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text())
+    for job in config["scrape_configs"]:
+        for where in job.get("dns_sd_configs", []):
+            for name in where["names"]:
+                command = SERVICES[name]["command"]
+                assert command[command.index("--metrics-port") + 1] == str(where["port"])
+                assert command[command.index("--metrics-host") + 1] == "0.0.0.0"
+        for target in (one for where in job.get("static_configs", []) for one in where["targets"]):
+            name, _, port = target.partition(":")
+            assert any(published.endswith(f":{port}") for published in SERVICES[name]["ports"])
+    assert SERVICES["prometheus"]["profiles"] == ["metrics"]
+    assert all(port.startswith("127.0.0.1:") for port in SERVICES["prometheus"]["ports"])
+
+
 def test_the_commands_meet(program: Program, valkey: str) -> None:
     """With the stand-in for the consumer's engine."""
-    consumer = program.start(
-        *SERVICES["consumer"]["command"], env={**consumer_environment(valkey), "PENSTOCK_MODEL": "stand-in"}
-    )
+    command, _ = consumer_command()
+    environment = {**consumer_environment(valkey), "PENSTOCK_MODEL": "stand-in"}
+    consumer = program.start(*command, env=environment)
     answered = program.run("submit", "--raw", "hello", env={"PENSTOCK_REDIS": valkey})
     assert answered.out == "HELLO\n", answered
     consumer.terminate()
@@ -171,9 +197,10 @@ def test_the_commands_answer_a_prompt(valkey: str, tmp_path: Path) -> None:
         metadata.version("torch")
     except (UsageError, metadata.PackageNotFoundError) as error:
         pytest.skip(f"NOT RUN: the tiny model or torch is missing here: {error}")
+    command, metrics = consumer_command()
     with (tmp_path / "consumer.log").open("wb") as log:
         consumer = subprocess.Popen(
-            [sys.executable, "-m", "producer.cli", *SERVICES["consumer"]["command"]],
+            [sys.executable, "-m", "producer.cli", *command],
             env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), **consumer_environment(valkey)},
             cwd=tmp_path,
             stderr=log,
@@ -184,6 +211,7 @@ def test_the_commands_answer_a_prompt(valkey: str, tmp_path: Path) -> None:
         client = stack.enter_context(SyncClient(valkey))
         job = Job(messages=[Message("user", "What is the capital of France?")])
         assert client.result(client.submit(job), timeout=60).text.strip() == "Paris"
+        assert 'vllm:generation_tokens_total{model_name="tiny"}' in httpx.get(metrics).text
         began = time.monotonic()
         consumer.terminate()
         assert consumer.wait(30) == 0, (tmp_path / "consumer.log").read_text()

@@ -82,6 +82,7 @@ def made_batch(
         batch=batch,
         lane=caller.lane,
         max_tokens=caller.limits.queued_tokens,
+        key_id=caller.key_id,
         is_strict=is_strict if asked.strict is None else asked.strict,
         output_expires_after_s=expires_after_s,
         file_ids=(new_file_id(), new_file_id()),

@@ -17,6 +17,7 @@ from penstock.errors import BatchTaken, BatchUnknown, ServerError, ServerUnavail
 from producer.driven import Pace, Queue
 from producer.driver import Driver
 from producer.gateway.batches.lines import BadLine, Checker
+from producer.gateway.batches.narrator import LogNarrator
 from producer.gateway.batches.objects import (
     ENDED,
     BatchError,
@@ -32,6 +33,7 @@ from producer.gateway.batches.outputs import Outputs
 from producer.gateway.batches.rest import cancel_all, find_jobs
 from producer.gateway.batches.rows import Ends, Note, Rows
 from producer.gateway.batches.segments import Totals, Written
+from producer.gateway.batches.share import Share
 from producer.gateway.batches.validation import Validation, Verdict
 from producer.gateway.batches.works import Works
 from producer.gateway.openai.endpoints import Models
@@ -40,7 +42,7 @@ from producer.threads import in_thread
 LOOK_S: Final = 2.0
 """How often the storage is asked whether the batch is to be cancelled, by another gateway."""
 MAX_TOKENS: Final = 2.0**25
-"""Of one batch in the queue at most, where its key has no limit of its own."""
+"""Of one batch in the queue at most, where its key has no limit."""
 
 Stop: TypeAlias = Literal["cancelled", "expired"]
 
@@ -99,6 +101,7 @@ class Life:
             if stop is not None or self._is_failed:
                 await self._end(stop or "failed")
                 return
+        await self._share.renew()
         stop = await self._unless_stopped(self._driver.finish())
         if stop is not None:
             await self._stop_rows(stop)
@@ -193,6 +196,8 @@ class Life:
             await asyncio.sleep(self._works.lease_s / 3)
             try:
                 await self._renew()
+                if self._record.batch.status == "in_progress":
+                    await self._share.renew()
             except (BatchUnknown, ServerUnavailable) as error:
                 log.debug("batch %s: %s", self._id, error)  # the driver meets it too, and knows what to do
 
@@ -205,6 +210,7 @@ class Life:
         if self._driver.batch is not None:
             with suppress(ServerError, BatchTaken, BatchUnknown, TimeoutError):
                 async with asyncio.timeout(1.0):
+                    await self._share.leave()
                     await self._driver.batch.renew(0.0)
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, object]) -> Stop | None:
@@ -244,8 +250,10 @@ class Life:
         works, record = self._works, self._record
         queue = Queue(works.client, works.link, works.keys, record.lane)
         self._ends = Ends(self._id, self._written, self._models, self._stored)
-        pace = Pace(works.window, record.max_tokens or MAX_TOKENS, works.lease_s)
-        return Driver(queue, self._rows(), self._ends, pace, _Narrator(self._id))
+        who = works.keys.gateway_batches(record.key_id or record.lane)
+        self._share = Share(works.link, who, self._id, record.max_tokens)
+        pace = Pace(works.window, lambda: self._share.tokens(MAX_TOKENS), works.lease_s)
+        return Driver(queue, self._rows(), self._ends, pace, LogNarrator(self._id))
 
     def _rows(self) -> Rows:
         return Rows(self._open_input, self._checker, self._id)
@@ -273,25 +281,6 @@ class Life:
             total=self._record.batch.request_counts.total, completed=totals.completed, failed=totals.failed
         )
         self._record = changed(self._record, request_counts=counts, usage=_usage(totals))
-
-
-class _Narrator:
-    """The driver's words, in the log."""
-
-    def __init__(self, batch_id: str) -> None:
-        self._id = batch_id
-        self._why: str | None = None
-
-    def say(self, words: str) -> None:
-        log.warning("batch %s: %s", self._id, words)
-
-    def wait(self, why: str | None) -> None:
-        if why is not None and why != self._why:
-            log.info("batch %s waits: %s", self._id, why)
-        self._why = why
-
-    def moved(self) -> None:
-        pass
 
 
 def _usage(totals: Totals) -> BatchUsage:

@@ -111,7 +111,9 @@ class BatchRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     batch: BatchObject
     lane: str
     max_tokens: int | None = None
-    """Tokens that may be in the queue at once: the limit of the key that made the batch."""
+    """Tokens that all batches of its key may have in the queue at once: the limit of the key that made it."""
+    key_id: str = ""
+    """Of that key."""
     is_strict: bool = False
     had_input: bool = True
     """Whether its input was there when it was made: what its tenant deletes later, it reads all the same."""

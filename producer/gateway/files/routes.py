@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import Annotated, Final, Literal
 
 from litestar import delete, get, post
 from litestar.datastructures import ResponseHeader
 from litestar.exceptions import InternalServerException
-from litestar.openapi.spec import OpenAPIMediaType, Operation, Reference, RequestBody, Schema
+from litestar.openapi.spec import OpenAPIMediaType, Operation, RequestBody, Schema
 from litestar.openapi.spec.enums import OpenAPIType
 from litestar.params import FromPath, FromQuery, QueryParameter
 from litestar.response import Stream
@@ -28,12 +28,10 @@ from producer.threads import in_thread
 class _UploadOperation(Operation):
     """The form, described; it is read as it comes."""
 
-    request_body: RequestBody | Reference | None = field(
-        default_factory=lambda: RequestBody(
-            required=True,
-            content={"multipart/form-data": OpenAPIMediaType(schema=_FORM)},
-        )
-    )
+    def __post_init__(self) -> None:
+        # Not a default: Litestar, which finds no body among the handler's arguments, says that there is none.
+        media = OpenAPIMediaType(schema=_FORM)
+        self.request_body = RequestBody(required=True, content={"multipart/form-data": media})
 
 
 @post(
@@ -102,10 +100,16 @@ async def get_file(request: CallersRequest, gateway: GatewayHere, file_id: FromP
     "/v1/files/{file_id:str}/content",
     media_type="application/octet-stream",
     response_headers=[
+        # The values are examples, by which Litestar knows the type.
         ResponseHeader(
-            name="X-Incomplete", description="true while a batch writes it", documentation_only=True
+            name="X-Incomplete",
+            description="true while a batch writes it",
+            value="true",
+            documentation_only=True,
         ),
-        ResponseHeader(name="X-Last-Line", description="its lines so far", documentation_only=True),
+        ResponseHeader(
+            name="X-Last-Line", description="its lines so far", value="1", documentation_only=True
+        ),
     ],
     summary="Retrieve a file's content",
     tags=["files"],

@@ -56,9 +56,15 @@ def on_page_error(request: _AnyRequest, error: Exception) -> Response[str] | Res
     if "text/html" not in request.headers.get("accept", ""):
         return reply_of(told)
     if _wants_key(told):
-        shown = request.headers.get("cookie") or request.scope["path"] == "/login"
-        return page("login", told.status, words=str(told) if shown else None)
+        return page("login", told.status, words=_words(request, told))
     return page("error_page", told.status, words=str(told), code=told.status)
+
+
+def _words(request: _AnyRequest, error: ApiError) -> str | None:
+    """What is wrong with the key that was shown; None where there was none to be wrong."""
+    if error.code == "missing_api_key":
+        return "Enter a key." if request.scope["path"] == "/login" else None
+    return str(error)
 
 
 def _wants_key(error: ApiError) -> bool:

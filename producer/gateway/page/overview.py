@@ -21,6 +21,8 @@ from producer.gateway.page.history import History, Speed
 from producer.gateway.page.runs import RunView, RunWatch
 
 MAX_LANES: Final = 50
+MAX_IDLE_LANES: Final = 10
+"""Of those: lanes that hold nothing and are not paused."""
 MAX_LETTERS: Final = 10
 MAX_JOBS: Final = 8
 """Of a consumer, by name."""
@@ -103,7 +105,7 @@ class OverviewReader:
             runs = await self._runs.read(oldest)
         except ServerError as error:
             return Overview(trouble=f"the queue can't be reached: {error}", batches=batches, charts=charts)
-        lanes = _shown(depths.lanes)
+        lanes = shown_lanes(depths.lanes)
         return Overview(
             trouble=None,
             waits_for=in_words(depths.consumers),
@@ -162,8 +164,12 @@ def _held_job(lane: str, entry: str, deliveries: int, now_ms: int) -> HeldJob:
     return HeldJob(job_id=f"{lane}.{entry}", age_s=age_ms / 1000, deliveries=deliveries)
 
 
-def _shown(lanes: Sequence[LaneDepth]) -> list[LaneDepth]:
-    """The fullest, by name; never the sum of those beyond them."""
+def shown_lanes(lanes: Sequence[LaneDepth]) -> list[LaneDepth]:
+    """The fullest, by name, and some that are idle; never the sum of those beyond them."""
     named = [lane for lane in lanes if lane.name != OTHER_LANES]
-    fullest = sorted(named, key=lambda lane: (-lane.queued - lane.leased, lane.name))
-    return sorted(fullest[:MAX_LANES], key=lambda lane: lane.name)
+    fullest = sorted(
+        named, key=lambda lane: (-lane.queued - lane.leased, not lane.settings.paused, lane.name)
+    )
+    num_idle = sum(not (lane.queued or lane.leased or lane.settings.paused) for lane in named)
+    num_shown = len(named) - num_idle + min(num_idle, MAX_IDLE_LANES)
+    return sorted(fullest[: min(num_shown, MAX_LANES)], key=lambda lane: lane.name)

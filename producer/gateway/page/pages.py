@@ -28,7 +28,7 @@ async def overview_page(request: CallersRequest, gateway: GatewayHere) -> Respon
 
 
 @get("/page/events", opt=PAGE, media_type="text/event-stream", include_in_schema=False)
-async def overview_events(gateway: GatewayHere) -> Stream:
+async def overview_events(request: CallersRequest, gateway: GatewayHere) -> Stream:
     """The overview's parts as they change."""
 
     async def lines() -> AsyncGenerator[bytes]:
@@ -36,7 +36,7 @@ async def overview_events(gateway: GatewayHere) -> Stream:
             async for parts in changes:
                 yield b"".join(event(name, html) for name, html in parts.items())
 
-    return sent(gateway, lines())
+    return sent(request, gateway, lines())
 
 
 @get("/page/jobs", opt=PAGE, include_in_schema=False)
@@ -67,9 +67,9 @@ async def job_page(
 
 
 @get("/page/jobs/{job_id:str}/events", opt=PAGE, media_type="text/event-stream", include_in_schema=False)
-async def job_life(gateway: GatewayHere, job_id: FromPath[str]) -> Stream:
+async def job_life(request: CallersRequest, gateway: GatewayHere, job_id: FromPath[str]) -> Stream:
     """A job's life as it goes on; ends with the event `over`."""
-    return sent(gateway, _life(gateway, _parsed(job_id)))
+    return sent(request, gateway, _life(gateway, _parsed(job_id)))
 
 
 async def _life(gateway: Gateway, job_id: JobId) -> AsyncGenerator[bytes]:

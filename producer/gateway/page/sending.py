@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Final
 
 from litestar.response import Stream
 
-from producer.gateway.gateway import Gateway
+from penstock.errors import PenstockError
+from producer.gateway.cookie import key_in_cookie
+from producer.gateway.gateway import CallersRequest, Gateway
 from producer.gateway.page.rendering import HEADERS
 
 KEEP_ALIVE_S: Final = 15.0
+WELCOME_S: Final = 5.0
+"""How long a key that was revoked may go on seeing what it sees."""
 
 log = logging.getLogger(__name__)
 
@@ -24,10 +29,29 @@ def event(name: str, html: str) -> bytes:
     return f"event: {name}\n{lines}\n".encode()
 
 
-def sent(gateway: Gateway, events: AsyncGenerator[bytes]) -> Stream:
-    """A reply of them, up to their end or the gateway's."""
+def sent(request: CallersRequest, gateway: Gateway, events: AsyncGenerator[bytes]) -> Stream:
+    """A reply of them, up to their end, the gateway's, or that of the key that the request showed."""
     headers = {**HEADERS, "X-Accel-Buffering": "no"}
-    return Stream(_lines(gateway, events), media_type="text/event-stream", headers=headers)
+    return Stream(
+        _lines(gateway, _while_welcome(request, gateway, events)),
+        media_type="text/event-stream",
+        headers=headers,
+    )
+
+
+async def _while_welcome(
+    request: CallersRequest, gateway: Gateway, events: AsyncGenerator[bytes]
+) -> AsyncGenerator[bytes]:
+    looked_at = time.monotonic()
+    async with aclosing(events):
+        async for line in events:
+            if time.monotonic() - looked_at > WELCOME_S:
+                try:
+                    await gateway.door.enter(request, key_in_cookie(request))
+                except PenstockError:
+                    return
+                looked_at = time.monotonic()
+            yield line
 
 
 async def _lines(gateway: Gateway, events: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:

@@ -16,7 +16,14 @@ from producer.errors import UsageError
 from producer.gateway.keys import check_tenant
 from producer.gateway.place import Place
 from producer.gateway.webhooks.deliveries import Deliveries, Delivery
-from producer.gateway.webhooks.endpoints import EVENT_TYPES, EventType, Webhook, Webhooks, open_webhooks
+from producer.gateway.webhooks.endpoints import (
+    EVENT_TYPES,
+    EventType,
+    Webhook,
+    Webhooks,
+    open_webhooks,
+    webhook_keys,
+)
 from producer.where import find_server
 
 
@@ -72,12 +79,12 @@ def run_delete(place: Place, webhook_id: str) -> int:
 
 def run_deliveries(place: Place, *, given_up: bool, as_json: bool) -> int:
     """Print deliveries that are to come, or those that were given up."""
-    url = find_server(place.where)
+    url, settings = find_server(place.where), place.settings()
 
     async def ask() -> list[Delivery]:
         link = Link(url)
         try:
-            return await Deliveries(link, Keys()).list(given_up=given_up)
+            return await Deliveries(link, webhook_keys(settings)).list(given_up=given_up)
         finally:
             await link.aclose()
 

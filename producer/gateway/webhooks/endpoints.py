@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import base64
+import fcntl
+import hashlib
 import secrets
 import time
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Final, Literal, get_args
 from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
 
+from penstock.keys import Keys
 from penstock.link import Link
 from producer.gateway.errors import BadRequest, Unavailable
 from producer.gateway.records import FileRecords, Records, ServerRecords
@@ -89,7 +94,7 @@ class Webhooks:
                 self._known = {
                     name: msgspec.json.decode(data, type=Webhook) for name, data in records.items()
                 }
-            except msgspec.DecodeError as error:
+            except (ValueError, msgspec.DecodeError) as error:
                 raise Unavailable(f"a webhook can't be read: {error}") from None
             self._read = records
         return self._known
@@ -107,6 +112,35 @@ def open_webhooks(settings: GatewaySettings, link: Link, hash_key: str) -> Webho
     if settings.keys == "redis":
         return Webhooks(ServerRecords(link, hash_key))
     return Webhooks(FileRecords(settings.folder / "webhooks.json"))
+
+
+def webhook_keys(settings: GatewaySettings) -> Keys:
+    """Keys of what is to be told by these webhooks.
+
+    Gateways that have them in files of different folders may serve one queue, and none could tell what is to
+    be told by another's; so a folder has a name of its own.
+    """
+    return Keys(settings.shard, "" if settings.keys == "redis" else _name_of(settings.folder))
+
+
+def _name_of(folder: Path) -> str:
+    """Made once; of the path's own, where nothing can be written there."""
+    file = folder / "webhooks.id"
+    with suppress(OSError):
+        if name := file.read_text().strip():
+            return name
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with file.open("a+") as opened:
+            fcntl.flock(opened, fcntl.LOCK_EX)
+            opened.seek(0)
+            name = opened.read().strip() or secrets.token_hex(8)
+            opened.seek(0)
+            opened.truncate()
+            opened.write(f"{name}\n")
+    except OSError:
+        return hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+    return name
 
 
 def _checked(url: str) -> str:

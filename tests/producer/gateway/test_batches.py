@@ -425,6 +425,34 @@ async def test_a_keys_limit_on_queued_tokens_bounds_its_batch_in_the_queue(
     assert done.request_counts.completed == 50
 
 
+async def test_all_batches_of_a_key_share_its_limit(redis_url: str, tmp_path: Path, server: Server) -> None:
+    """Whichever gateways drive them: each has an equal part, which grows as others end."""
+    limited, key = await add_key(tmp_path, "alice", queued_tokens=400)
+    rows = input_of([request_line(f"c{n}") for n in range(30)])
+    with server.client() as redis:
+        redis.zadd(KEYS.gateway_batches(key.id), {"batch_dead": 1, "batch_a": 2e15, "batch_b": 2e15})
+        async with (
+            serving(redis_url, tmp_path, auth="keys") as url,
+            AsyncOpenAI(base_url=f"{url}/v1", api_key=limited["Authorization"][7:]) as client,
+        ):
+            batch = await make_batch(client, rows)
+            await reached(client, batch.id, ("in_progress",))
+            await eventually(lambda: redis.xlen(KEYS.jobs(key.lane)) >= 3)
+            # A third of the limit, with itself: two more, and none for the one that nobody speaks for.
+            assert redis.xlen(KEYS.jobs(key.lane)) <= 5
+            assert redis.zrange(KEYS.gateway_batches(key.id), 0, -1) == [
+                batch.id.encode(),
+                b"batch_a",
+                b"batch_b",
+            ]
+            redis.zrem(KEYS.gateway_batches(key.id), "batch_a", "batch_b")
+            await eventually(lambda: redis.xlen(KEYS.jobs(key.lane)) >= 8)
+            assert redis.xlen(KEYS.jobs(key.lane)) <= 12
+            await client.batches.cancel(batch.id)
+            await ended(client, batch.id)
+            assert not redis.exists(KEYS.gateway_batches(key.id))
+
+
 @pytest.mark.usefixtures("consumer")
 async def test_the_examples(client: AsyncOpenAI, url: str, tmp_path: Path) -> None:
     """As they stand in examples/clients; the one in JavaScript is tried by `make test-js`."""

@@ -48,7 +48,8 @@ def test_every_setting_is_a_flag_and_a_variable() -> None:
 
 def test_settings_out_of_range_are_told_by_their_flag(monkeypatch: pytest.MonkeyPatch) -> None:
     where = Where(data=Path("/data"))
-    with pytest.raises(UsageError, match=r"--max-body-bytes: Expected `int` >= 1024"):
+    named = r"--max-body-bytes: Expected `int` >= 1024; the variable is PENSTOCK_GATEWAY_MAX_BODY_BYTES"
+    with pytest.raises(UsageError, match=named):
         settings_of({"max_body_bytes": 1}, where, "redis://h")
     with pytest.raises(UsageError, match="TLS needs both"):
         settings_of({"tls_certificate": Path("c")}, where, "redis://h")
@@ -104,6 +105,8 @@ def test_a_key_made_by_the_cli_opens_a_gateway_and_revoked_closes_it(
 
 def test_keys_on_the_server(program: Program, redis_url: str) -> None:
     where = ("--redis", redis_url, "--folder", program.folder / "gateway", "--keys", "redis")
+    heavy = program.call("keys", "create", "--tenant", "ops", "--weight", "0", *where)
+    assert (heavy.status, "--weight: Expected `float` >= 0.01" in heavy.err) == (1, True)
     assert program.call("keys", "list", *where).out == "no keys\n"
     assert program.call("keys", "create", "--tenant", "ops", "--operator", *where).status == 0
     assert "operator" in program.call("keys", "list", *where).out
@@ -126,6 +129,12 @@ def test_keys_need_no_server(program: Program) -> None:
         (("--tenant", "a b"), "is not a tenant's name"),
         (("--tenant", "alice", "--lane", "Not One"), "is not a lane name"),
         (("--tenant", "alice", "--expires", "soon"), "is not a period"),
+        (("--tenant", "Alice", "--lane", "alice"), "there is a tenant 'alice' already"),
+        (("--tenant", "alice", "--expires", "999999999w"), "36500d are the longest"),
+        (
+            ("--tenant", "alice", "--folder", "/dev/null/x"),
+            "/dev/null/x/keys.json can't be written",
+        ),
         (("--tenant", "alice", "--requests-per-minute", "0"), "it must be 1 or more"),
         (("--tenant", "alice", "--keys", "redis"), "no penstock server runs on"),
     ]:
@@ -175,6 +184,37 @@ def test_a_taken_port_is_told(program: Program, redis_url: str) -> None:
     assert refused.status == 1
     assert f"the gateway can't listen on 127.0.0.1:{port}" in refused.err
     assert "Traceback" not in refused.err
+
+
+def test_what_can_not_be_started_is_told_in_a_line(program: Program, redis_url: str) -> None:
+    certificate, key = CERTIFICATES / "localhost.pem", CERTIFICATES / "localhost.key"
+    cases: list[tuple[tuple[object, ...], str]] = [
+        (
+            ("--tls-certificate", "none.pem", "--tls-key", key),
+            "--tls-certificate: none.pem can't be read",
+        ),
+        (("--tls-certificate", certificate, "--tls-key", certificate), f"TLS can't use {certificate} with"),
+        (("--storage", "nowhere://x"), "files can't be kept at nowhere://x: Protocol not known"),
+        (("--folder", "/dev/null/x"), "files can't be kept at file:///dev/null/x/files: Not a directory"),
+    ]
+    for flags, words in cases:
+        refused = program.call("gateway", "--redis", redis_url, "--port", "0", *flags)
+        assert (refused.status, words in " ".join(refused.err.split())) == (1, True), refused
+        assert "Traceback" not in refused.err
+
+
+def test_a_gateway_that_can_not_be_started_leaves_the_consumer_alone(program: Program) -> None:
+    up = program.start("up", env={"PENSTOCK_GATEWAY_STORAGE": "nowhere://x"})
+    assert up.stderr is not None
+    lines: list[str] = []
+    for line in up.stderr:
+        lines.append(line)
+        if "try      penstock submit" in line:
+            break
+    assert "penstock: no gateway: files can't be kept at nowhere://x" in "".join(lines)
+    assert "Traceback" not in "".join(lines)
+    up.terminate()
+    assert up.wait(30) == 0
 
 
 def test_tls(program: Program, redis_url: str) -> None:

@@ -170,12 +170,18 @@ async def test_what_is_no_job_of_a_gateway_is_refused(http: httpx.AsyncClient) -
     for job, param in [
         ({"prompt": "x", "batch": "b"}, "batch"),
         ({"prompt": "x", "sampling_params": {"top_p": 7}}, "sampling_params.top_p"),
+        ({"prompt": "x", "sampling_params": {"temprature": 1}}, "sampling_params.temprature"),
+        ({"prompt": "x", "temprature": 1}, "temprature"),
+        ({"messages": [{"role": "user", "content": 7}]}, "messages[0].content"),
         ({}, None),
+        ([], None),
     ]:
         refused = await http.post(JOBS, json=job)
-        assert refused.status_code == 400, refused.text
-        if param is not None:
-            assert param in (refused.json()["error"]["param"] or "") + refused.json()["error"]["message"]
+        error = refused.json()["error"]
+        assert (refused.status_code, error["param"]) == (400, param), refused.text
+        assert not error["message"].startswith("data")
+    long = await http.post(JOBS, json={"prompt": "x"}, headers={"Idempotency-Key": "x" * 256})
+    assert (long.status_code, long.json()["error"]["param"]) == (400, "Idempotency-Key")
 
 
 async def test_a_full_lane_is_429(http: httpx.AsyncClient) -> None:

@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 from redis import Redis
 
+from penstock.errors import ServerUnavailable
 from penstock.keys import Keys
 from penstock.link import Link
 from producer.errors import UsageError
@@ -84,9 +85,10 @@ async def test_two_writers_lose_nothing(tmp_path: Path) -> None:
 
 async def test_an_unreadable_file_lets_nobody_in(keyed: httpx.AsyncClient, tmp_path: Path) -> None:
     headers, _ = await add_key(tmp_path, "alice")
-    (tmp_path / "keys.json").write_text("{")
-    refused = await keyed.get("/v1/models", headers=headers)
-    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "keys_unreadable")
+    for damaged in (b"{", b'{"key_1": {"id": "\xff"}}', b"[]", b""):
+        (tmp_path / "keys.json").write_bytes(damaged)
+        refused = await keyed.get("/v1/models", headers=headers)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "keys_unreadable")
 
 
 async def test_without_keys_the_door_is_open_to_this_machine_until_there_is_one(
@@ -103,6 +105,33 @@ async def test_without_keys_the_door_is_open_to_this_machine_until_there_is_one(
         assert (await client.get("/v1/models")).status_code == 401
         await ring(tmp_path).revoke(key.id)
         assert (await client.get("/v1/models")).status_code == 401  # there were keys: it stays closed
+
+
+async def test_pages_of_named_origins_may_call_and_read_what_clients_need(
+    redis_url: str, tmp_path: Path
+) -> None:
+    alice, _ = await add_key(tmp_path, "alice", requests_per_minute=1)
+    origin = {"Origin": "https://app.example"}
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    async with (
+        serving(redis_url, tmp_path, auth="keys", cors_origins=("https://app.example",)) as url,
+        httpx.AsyncClient(base_url=url) as client,
+    ):
+        allowed = await client.options("/v1/chat/completions", headers=origin | asked)
+        assert (allowed.status_code, "authorization" in allowed.headers["access-control-allow-headers"]) == (
+            204,
+            True,
+        )
+        await client.get("/v1/models", headers=origin | alice)
+        limited = await client.get("/v1/models", headers=origin | alice)
+        assert (limited.status_code, limited.headers["access-control-allow-origin"]) == (
+            429,
+            "https://app.example",
+        )
+        exposed = limited.headers["access-control-expose-headers"].lower()
+        assert {"retry-after", "retry-after-ms", "x-request-id"} <= set(exposed.replace(" ", "").split(","))
+        other = await client.get("/v1/models", headers={"Origin": "https://evil.example"})
+        assert "access-control-allow-origin" not in other.headers
 
 
 async def test_keys_on_the_server_that_vanish_close_the_door(
@@ -136,6 +165,43 @@ async def test_keys_on_the_server_that_vanish_close_the_door(
     await link.aclose()
 
 
+async def test_keys_on_a_server_that_hangs_are_asked_for_once() -> None:
+    """Whoever waited for the answer is told together, not each after a time-out of its own."""
+    connections = 0
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    link = Link(f"redis://127.0.0.1:{port}?socket_timeout=0.2")
+    async with server, asyncio.timeout(20):
+        records = ServerRecords(link, "keys")
+        found = await asyncio.gather(*(records.read() for _ in range(60)), return_exceptions=True)
+        assert all(isinstance(one, ServerUnavailable) for one in found)
+        assert 1 <= connections <= 4  # and again over a new one
+        await link.aclose()
+
+
+async def test_a_file_of_keys_that_vanishes_closes_the_door(redis_url: str, tmp_path: Path) -> None:
+    async with serving(redis_url, tmp_path) as url, httpx.AsyncClient(base_url=url) as client:
+        headers, _ = await add_key(tmp_path, "alice")
+        assert (await client.get("/v1/models", headers=headers)).status_code == 200
+        (tmp_path / "keys.json").unlink()
+        for shown in (headers, {}):
+            gone = await client.get("/v1/models", headers=shown)
+            assert (gone.status_code, gone.json()["error"]["code"]) == (503, "keys_lost")
+        again, _ = await add_key(tmp_path, "alice")
+        assert (await client.get("/v1/models", headers=again)).status_code == 200
+        assert (await client.get("/v1/models", headers=headers)).status_code == 401
+        (tmp_path / "keys.json").unlink()
+        (tmp_path / "keys.lock").unlink()  # by somebody who wants to begin anew
+        assert (await client.get("/v1/models")).status_code == 200
+
+
 async def test_a_marker_that_nobody_may_read_is_not_needed_for_files(tmp_path: Path) -> None:
     (tmp_path / "keys.json").write_text('{"key_1": {"id": "key_1"}}')
     with pytest.raises(Unavailable, match="a key can't be read"):
@@ -161,6 +227,8 @@ def test_periods() -> None:
         604800,
         30,
     ]
+    with pytest.raises(UsageError, match="36500d are the longest"):
+        seconds_of("101000w")
     for bad in ("90", "d", "-1d", "1.5h", "0d", "1y"):
         with pytest.raises(UsageError, match="is not a period"):
             seconds_of(bad)

@@ -73,8 +73,24 @@ async def test_a_body_that_is_too_long_is_413(redis_url: str, tmp_path: Path) ->
             b"408",
         ),
         (b"\x16\x03\x01 not HTTP\r\n\r\n", b"400"),
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Long: " + b"x" * 5_000 + b"\r\n\r\n", b"431"),
+        (b"GET /health?" + b"x" * 5_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", b"431"),
+        (
+            b"POST /v1/penstock/jobs HTTP/1.1\r\nHost: localhost\r\nX-Long: " + b"x" * 5_000 + b"\r\n"
+            b"Content-Length: 2\r\n\r\n{}GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            b"431",
+        ),
     ],
-    ids=["slow header", "nothing", "long header", "slow body", "not HTTP"],
+    ids=[
+        "slow header",
+        "nothing",
+        "endless header",
+        "slow body",
+        "not HTTP",
+        "long header at once",
+        "long line",
+        "long header, a body and another request",
+    ],
 )
 async def test_who_sends_slowly_or_too_much_is_let_go(
     redis_url: str, tmp_path: Path, sent: bytes, status: bytes
@@ -85,7 +101,9 @@ async def test_who_sends_slowly_or_too_much_is_let_go(
         reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
         writer.write(sent)
         async with asyncio.timeout(10):
-            assert (await reader.readline()).split(b" ")[1] == status
+            said = await reader.read()  # to the end: the connection is closed
+        assert said.split(b" ")[1] == status
+        assert said.count(b"HTTP/1.1 ") == 1
         writer.close()
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import jsonschema
 import pytest
+import schemathesis
 from litestar import Litestar
 from litestar.routes import HTTPRoute
 
@@ -97,6 +98,31 @@ def test_its_types_are_json_schemas_that_say_what_we_check(tmp_path: Path) -> No
     for item in document["paths"].values():
         for operation in item.values():
             assert "default" in operation["responses"]
+
+
+def test_it_is_an_openapi_document(tmp_path: Path) -> None:
+    schemathesis.openapi.from_dict(document_of(app(tmp_path))).validate()
+
+
+def test_it_describes_every_body_and_every_status(tmp_path: Path) -> None:
+    document = document_of(app(tmp_path))
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            told = {int(status) for status in operation["responses"] if status != "default"}
+            assert path.startswith("/health") or told >= {401, 403, 429, 503}, path
+            assert "{" not in path or told >= {400, 404}, path
+            assert method not in ("patch", "put") or "requestBody" in operation, path
+            assert "requestBody" not in operation or told >= {400, 408, 413, 415}, path
+            for response in operation["responses"].values():
+                if "$ref" in response:
+                    assert response["$ref"].rpartition("/")[2] in document["components"]["responses"]
+    responses = document["components"]["responses"]
+    assert "Retry-After" in responses["TooManyRequests"]["headers"]
+    assert "Retry-After" in responses["Unavailable"]["headers"]
+    upload = document["paths"]["/v1/files"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert upload["required"] == ["purpose", "file"]
+    chat = document["paths"]["/v1/chat/completions"]["post"]["responses"]
+    assert {"404", "409", "500", "504"} <= chat.keys()
 
 
 @pytest.mark.parametrize("path", ["/schema", "/schema/", "/schema/nothing", "/schema/openapi.yaml", "/docs"])

@@ -22,12 +22,13 @@ from penstock.client import Client
 from penstock.keys import Keys
 from penstock.link import Link
 from producer.gateway.records import FileRecords
+from producer.gateway.settings import GatewaySettings
 from producer.gateway.webhooks import deliveries as deliveries_module
 from producer.gateway.webhooks import events as events_module
 from producer.gateway.webhooks import sender as sender_module
 from producer.gateway.webhooks.addresses import AddressRefused, checked_address, is_public
 from producer.gateway.webhooks.deliveries import Deliveries, Delivery
-from producer.gateway.webhooks.endpoints import EVENT_TYPES, Webhook, Webhooks
+from producer.gateway.webhooks.endpoints import EVENT_TYPES, Webhook, Webhooks, webhook_keys
 from producer.gateway.webhooks.events import Events
 from producer.gateway.webhooks.sender import NotDelivered, Sender
 from tests.producer.gateway.running import serving
@@ -131,7 +132,9 @@ async def test_the_end_of_a_job_is_told_to_its_tenant(redis_url: str, tmp_path: 
         assert foreign.status_code == 404
         assert (await client.delete(f"{WEBHOOKS}/{listed[0]['id']}", headers=alice)).json()["deleted"] is True
     with Redis.from_url(redis_url) as redis:
-        assert redis.zcard(Keys().gateway_due) == redis.zcard(Keys().gateway_watched) == 0
+        keys = webhook_keys(GatewaySettings(redis=redis_url, folder=tmp_path))
+        assert keys.webhooks
+        assert redis.exists(keys.gateway_due, keys.gateway_watched) == 0
 
 
 class EndedBatch(Struct, frozen=True):
@@ -233,6 +236,36 @@ async def test_what_a_dead_gateway_had_taken_is_taken_by_another(
         assert "evt_1" in ids
         assert len(ids) == 2
     await link.aclose()
+
+
+def test_a_folder_of_webhooks_has_one_name(tmp_path: Path) -> None:
+    def named(folder: Path, **settings: Any) -> str:
+        return webhook_keys(GatewaySettings(redis="redis://h", folder=folder, **settings)).webhooks
+
+    assert named(tmp_path / "a") == named(tmp_path / "a") != named(tmp_path / "b")
+    assert named(tmp_path / "a", keys="redis") == ""
+    (tmp_path / "file").touch()
+    assert named(tmp_path / "file" / "c") == named(tmp_path / "file" / "c") != ""  # where none can be kept
+
+
+@pytest.mark.usefixtures("consumer")
+async def test_gateways_with_webhooks_in_different_folders_leave_each_others_alone(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is to be told of a tenant's job, and tried again, is told by the gateway that knows to whom."""
+    monkeypatch.setattr(deliveries_module, "PAUSES_S", (0.2,) * 9)
+    async with (
+        receiving() as receiver,
+        serving(redis_url, tmp_path / "one", private_webhooks=True),
+        serving(redis_url, tmp_path / "two", private_webhooks=True) as url,
+        serving(redis_url, tmp_path / "three", private_webhooks=True),
+        httpx.AsyncClient(base_url=url, timeout=30) as client,
+    ):
+        assert (await client.post(WEBHOOKS, json={"url": receiver.url})).status_code == 201
+        receiver.answers = [status(500)] * 4 + [status(200)]
+        job = (await client.post(JOBS, json={"prompt": "x", "webhook": True})).json()["id"]
+        await receiver.until(5)
+    assert {json.loads(body)["data"]["id"] for _, body in receiver.got} == {job}
 
 
 PRIVATE = [

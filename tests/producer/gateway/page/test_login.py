@@ -9,7 +9,8 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from tests.producer.gateway.page.reading import HTML
+from producer.gateway.page import sending
+from tests.producer.gateway.page.reading import HTML, watching
 from tests.producer.gateway.running import serving
 from tests.producer.gateway.tenants import add_key, ring
 
@@ -41,6 +42,7 @@ async def test_an_operators_key_opens_the_page_and_its_cookie_nothing_else(doors
         assert closed.status_code == 401
         assert 'name="key" type="password"' in closed.text
         assert "Lanes" not in closed.text
+        assert "banner bad" not in closed.text.partition("<main")[2]
         entered = await browser.post("/login", data={"key": f" {doors.operator} "}, headers=doors.own)
         assert (entered.status_code, entered.headers["location"]) == (303, "/")
         cookie = entered.headers["set-cookie"]
@@ -59,7 +61,7 @@ async def test_other_keys_do_not(doors: Doors) -> None:
     async with doors.browser() as browser:
         for key, status, words in (
             ("psk_wrong", 401, "Incorrect API key"),
-            ("", 401, "wants a key"),
+            ("", 401, "Enter a key."),
             (doors.tenant, 403, "not an operator"),
         ):
             reply = await browser.post("/login", data={"key": key}, headers=doors.own)
@@ -72,11 +74,16 @@ async def test_other_keys_do_not(doors: Doors) -> None:
         assert (await browser.get("/page/events")).status_code == 403
 
 
-async def test_a_revoked_key_is_out_at_once(doors: Doors) -> None:
+async def test_a_revoked_key_is_out_at_once(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sending, "WELCOME_S", 0.2)
     async with doors.browser() as browser:
         browser.cookies.set("penstock_key", doors.operator)
         assert (await browser.get("/")).status_code == 200
-        await ring(doors.folder).revoke(doors.key_id)
+        async with watching(browser) as parts:
+            await parts.until(lambda now: "letters" in now)
+            await ring(doors.folder).revoke(doors.key_id)
+            with pytest.raises(AssertionError, match="the stream ended"):
+                await parts.until(lambda now: False)
         for _ in range(100):
             if (reply := await browser.get("/")).status_code != 200:
                 break

@@ -11,7 +11,10 @@ import pytest
 from openai import AsyncOpenAI
 
 from penstock.client import Client
+from penstock.lanes import LaneSettings
 from penstock.messages import Job, SamplingParams
+from producer.gateway.depths import OTHER_LANES, LaneDepth
+from producer.gateway.page.overview import MAX_IDLE_LANES, MAX_LANES, shown_lanes
 from tests.consumer.models import save_model
 from tests.consumer.running import consuming
 from tests.producer.gateway.batching import ended, has_model, input_of, make_batch, request_line
@@ -189,3 +192,14 @@ async def test_many_watch_one_rendering_and_a_slow_one_sees_the_latest(
         shown = await slow.until(lambda now: "lane-lane-2" in now.get("lanes", ""))
         assert shown["lanes"] == quick.now["lanes"]
     await asyncio.sleep(0)
+
+
+def test_lanes_that_hold_something_or_are_paused_come_before_idle_ones() -> None:
+    paused = LaneSettings(paused=True)
+    idle = [LaneDepth(name=f"a{n:03}") for n in range(100)]
+    kept = [LaneDepth(name="y", settings=paused), LaneDepth(name="z", queued=1)]
+    assert shown_lanes([*idle, *kept]) == [*idle[:MAX_IDLE_LANES], *kept]
+    full = [LaneDepth(name=f"b{n:03}", leased=n + 1) for n in range(100)]
+    assert (
+        shown_lanes([*idle, *full, *kept, LaneDepth(name=OTHER_LANES, queued=9)]) == full[100 - MAX_LANES :]
+    )

@@ -112,6 +112,8 @@ def main() -> None:
     parser.add_argument("--redis", required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--name", default="stand-in")
+    for not_its_own in ("--metrics-port", "--metrics-host"):
+        parser.add_argument(not_its_own)
     args = parser.parse_args()
     signal.signal(
         signal.SIGTERM, signal.SIG_IGN if "STAND_IN_STUBBORN" in os.environ else lambda *_: sys.exit(0)
