@@ -11,7 +11,7 @@ from penstock.messages import Event, Tokens
 from tests.conftest import Server
 from tests.consumer.scripted_engine import logged
 from tests.recovery.processes import ConsumerProcess, events_of
-from tests.recovery.scripted_jobs import check_all, long_jobs, submit, until_ended, until_published
+from tests.recovery.scripted_jobs import check_all, long_jobs, submit, until_ended, until_published, until_ready
 
 NUM_TOKENS = 300
 
@@ -29,10 +29,9 @@ async def test_every_consumer_restarted_five_times(
     await until_published(client, sent[0])
     for _ in range(5):
         for n, consumer in enumerate(running):
-            consumer.process.terminate()
-            assert await asyncio.to_thread(consumer.process.wait, 10) == 0
+            await until_ready(server, 2)
+            assert await asyncio.to_thread(consumer.drain) == 0
             running[n] = start(server.url, model, **settings)
-            await asyncio.sleep(0.3)
     await until_ended(client, sent)
     check_all(server, sent)
     requests = logged(model / "requests.log", "request")
