@@ -161,7 +161,7 @@ async def test_an_internal_error_is_worth_another_try(
 
 
 async def test_poison_returns_alone_and_costs_nobody_else_anything(redis_url: str, tmp_path: Path) -> None:
-    """Its second and third attempts kill the engine once each, with nobody newly blamed beside it."""
+    """Its later attempts kill the engine once, or, where others still run, once more alone: nobody else is blamed."""
     log = tmp_path / "log"
     model = save_model(tmp_path / "mortal", {"poison_tokens": [SLIPS], "step_s": 0.002, "log": str(log)})
     settings = {"retry_delay_s": 0.01, "lease_s": 60}
@@ -173,7 +173,10 @@ async def test_poison_returns_alone_and_costs_nobody_else_anything(redis_url: st
             assert (await client.result(job_id, timeout=20)).text == expected_text(f"good {n}", 40)
     runs = [request_id for request_id, _ in logged(log, "request")]
     of_poison = [request_id for request_id in runs if request_id.startswith(poison)]
-    assert of_poison[-2:] == [f"{poison}/2", f"{poison}/3"], "each later attempt reached the engine once"
+    for attempt in (f"{poison}/2", f"{poison}/3"):
+        assert of_poison.count(attempt) in (1, 2), (
+            "as a later attempt joins by itself, it is known for what it is"
+        )
     (letter,) = await dead_letters(redis_url)
     assert letter.job_id == poison
     assert len(letter.attempts) == 3

@@ -11,7 +11,14 @@ from penstock.messages import Event, Tokens
 from tests.conftest import Server
 from tests.consumer.scripted_engine import logged
 from tests.recovery.processes import ConsumerProcess, events_of
-from tests.recovery.scripted_jobs import check_all, long_jobs, submit, until_ended, until_published, until_ready
+from tests.recovery.scripted_jobs import (
+    check_all,
+    long_jobs,
+    submit,
+    until_ended,
+    until_published,
+    until_ready,
+)
 
 NUM_TOKENS = 300
 

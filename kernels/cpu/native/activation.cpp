@@ -16,14 +16,14 @@ struct Silu {
 struct Gelu {
     static Floats of(Floats x) {
         Floats z = x * 0.70710678f;
-        Floats distance = z < 0.0f ? -z : z;
+        Floats distance = where(z < 0.0f, -z, z);
         Floats t = 1.0f / fused(splat(0.3275911f), distance, splat(1.0f));
         Floats p = fused(t, splat(1.061405429f), splat(-1.453152027f));
         p = fused(p, t, splat(1.421413741f));
         p = fused(p, t, splat(-0.284496736f));
         p = fused(p, t, splat(0.254829592f));
         Floats tail = 0.5f * p * t * exponential(-(distance * distance));
-        return x * (z < 0.0f ? tail : 1.0f - tail);
+        return x * where(z < 0.0f, tail, 1.0f - tail);
     }
 };
 

@@ -14,10 +14,6 @@
 
 #include "panel.h"
 
-#if defined(__AVX2__)
-#include <immintrin.h>
-#endif
-
 namespace penstock {
 
 // NaN where one of them is.
@@ -27,7 +23,7 @@ static inline float greatest_magnitude(const float* x, int count) {
     int i = 0;
     for (; i + LANES <= count; i += LANES) {
         Floats at = load(x + i);
-        most = greater(most, at > -at ? at : -at);
+        most = greater(most, greater(at, -at));
         strange |= at != at;
     }
     float top = greatest(most);
@@ -71,35 +67,56 @@ struct Widened {
     static Floats finish(Sum sum, Ints) { return sum; }
 };
 
-// The loop of those that multiply UNIT numbers of a lane in one instruction, 4 bytes of them.
-template <int M, typename Number, typename Sum, typename F>
-static inline void multiply_words(
-    const Number* x, int64_t stride, const Number* panel, int words, Sum (*sums)[2], F dot
+// The loop of those that multiply UNIT numbers of a lane in one instruction: 4 bytes of x, and as `fetch` gives them of
+// the panel. V of the panel's vectors, from the first on.
+template <typename Format, int M, int V>
+static inline void multiply_words_of(
+    const typename Format::Input* x, int64_t stride, const typename Format::Number* panel, int words,
+    typename Format::Sum (*sums)[2], int first
 ) {
-    constexpr int UNIT = 4 / sizeof(Number);
-    Sum low[M] = {}, high[M] = {};
+    constexpr int UNIT = Format::UNIT;
+    typename Format::Sum of[M][V] = {};
     for (int word = 0; word < words; word++) {
-        Words a, b;
-        memcpy(&a, panel + (int64_t)word * PANEL * UNIT, sizeof a);
-        memcpy(&b, panel + ((int64_t)word * PANEL + LANES) * UNIT, sizeof b);
+        Words at[V];
+#pragma GCC unroll 2
+        for (int v = 0; v < V; v++) at[v] = Format::fetch(panel + ((int64_t)word * PANEL + (first + v) * LANES) * UNIT);
 #pragma GCC unroll 12
         for (int m = 0; m < M; m++) {
-            uint32_t at;
-            memcpy(&at, x + m * stride + word * UNIT, 4);
-            low[m] = dot(low[m], at, a);
-            high[m] = dot(high[m], at, b);
+            uint32_t each;
+            memcpy(&each, x + m * stride + word * UNIT, 4);
+#pragma GCC unroll 2
+            for (int v = 0; v < V; v++) of[m][v] = Format::dot(of[m][v], each, at[v]);
         }
     }
-    for (int m = 0; m < M; m++) sums[m][0] = low[m], sums[m][1] = high[m];
+    for (int m = 0; m < M; m++)
+        for (int v = 0; v < V; v++) sums[m][first + v] = of[m][v];
 }
 
-// x = scale · (byte - 128), scale = max|x| / 127, and an output's numbers likewise without the 128. Where one of
-// them is NaN or infinite the scale is, and with it every sum.
+template <typename Format, int M>
+static inline void multiply_words(
+    const typename Format::Input* x, int64_t stride, const typename Format::Number* panel, int k_count,
+    typename Format::Sum (*sums)[2]
+) {
+    int words = (k_count + Format::UNIT - 1) / Format::UNIT;
+    if constexpr (TAKE_TURNS<M>) {
+        for (int v = 0; v < 2; v++) multiply_words_of<Format, M, 1>(x, stride, panel, words, sums, v);
+    } else multiply_words_of<Format, M, 2>(x, stride, panel, words, sums, 0);
+}
+
+// x = scale · number, scale = max|x| / 127, and an output's numbers likewise. Where one of them is NaN or infinite the
+// scale is, and with it every sum. With VNNI four products are one instruction, which takes x as bytes without a sign:
+// its numbers have OFFSET added to them. Otherwise two are, of 16 bits each.
 struct Bytes {
     typedef int8_t Number;
-    typedef int8_t Input;
     typedef Ints Sum;
-    static constexpr int UNIT = 4;
+#if defined(__AVX512VNNI__)
+    typedef uint8_t Input;
+    static constexpr int OFFSET = 128;
+#else
+    typedef int16_t Input;
+    static constexpr int OFFSET = 0;
+#endif
+    static constexpr int UNIT = 4 / sizeof(Input);
     static constexpr bool SCALED = true;
 
     // By what numbers are multiplied; 0 where they are NaN, or so small that it would be infinite.
@@ -112,12 +129,11 @@ struct Bytes {
         return bits - 0x4B400000;
     }
 
-    static float row(const float* x, int8_t* to, int count) {
+    static float row(const float* x, Input* to, int count) {
         float top = greatest_magnitude(x, count);
         float factor = factor_of(top);
-        uint8_t* bytes = (uint8_t*)to;
-        for (int i = 0; i < count; i++) bytes[i] = (uint8_t)(rounded(x[i] * factor) + 128);
-        for (int i = count; i % UNIT; i++) bytes[i] = 128;
+        for (int i = 0; i < count; i++) to[i] = (Input)(rounded(x[i] * factor) + OFFSET);
+        for (int i = count; i % UNIT; i++) to[i] = OFFSET;
         return top / 127.0f;
     }
 
@@ -128,34 +144,48 @@ struct Bytes {
         return top / 127.0f;
     }
 
-    // sum + the products of four unsigned bytes, the same for all lanes, with four signed ones of each.
-    static Ints dot(Ints sum, uint32_t x, Words w) {
+    // UNIT numbers of each lane.
+    PENSTOCK_INLINE Words fetch(const int8_t* from) {
+#if defined(__AVX512VNNI__)
+        return (Words)_mm512_loadu_si512(from);
+#elif defined(__AVX512F__)
+        return (Words)_mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)from));
+#elif defined(__AVX2__)
+        return {
+            (NativeWords)_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)from)),
+            (NativeWords)_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)(from + LANES))),
+        };
+#else
+        uint32_t words[LANES];
+        for (int i = 0; i < LANES; i++) words[i] = (uint16_t)from[2 * i] | (uint32_t)(uint16_t)from[2 * i + 1] << 16;
+        return load_as<Words>(words);
+#endif
+    }
+
+    // sum + the products of UNIT numbers of x, the same for all lanes, with those of each lane.
+    PENSTOCK_INLINE Ints dot(Ints sum, uint32_t x, Words w) {
 #if defined(__AVX512VNNI__)
         return (Ints)_mm512_dpbusd_epi32((__m512i)sum, _mm512_set1_epi32((int)x), (__m512i)w);
+#elif defined(__AVX512F__)
+        return sum + (Ints)_mm512_madd_epi16(_mm512_set1_epi32((int)x), (__m512i)w);
 #elif defined(__AVX2__)
-        __m256i even = _mm256_set1_epi32((int)(x & 0x00FF00FF)), odd = _mm256_set1_epi32((int)(x >> 8 & 0x00FF00FF));
-        __m256i parts[2], sums[2];
-        memcpy(parts, &w, sizeof w);
-        memcpy(sums, &sum, sizeof sum);
-        for (int i = 0; i < 2; i++) {
-            __m256i evens = _mm256_srai_epi16(_mm256_slli_epi16(parts[i], 8), 8), odds = _mm256_srai_epi16(parts[i], 8);
-            sums[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(evens, even));
-            sums[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(odds, odd));
-        }
-        memcpy(&sum, sums, sizeof sum);
-        return sum;
+        __m256i each = _mm256_set1_epi32((int)x);
+        return {
+            sum.low + (NativeInts)_mm256_madd_epi16(each, (__m256i)w.low),
+            sum.high + (NativeInts)_mm256_madd_epi16(each, (__m256i)w.high),
+        };
 #else
-        for (int i = 0; i < 4; i++) sum += ((Ints)(w << (24 - 8 * i)) >> 24) * (int32_t)(x >> 8 * i & 0xFF);
-        return sum;
+        Ints low = as<Ints>(w << 16) >> 16, high = as<Ints>(w) >> 16;
+        return sum + low * (int16_t)x + high * ((int32_t)x >> 16);
 #endif
     }
 
     template <int M>
-    static void multiply(const int8_t* x, int64_t stride, const int8_t* panel, int k_count, Sum (*sums)[2]) {
-        multiply_words<M>(x, stride, panel, (k_count + 3) / 4, sums, dot);
+    static void multiply(const Input* x, int64_t stride, const int8_t* panel, int k_count, Sum (*sums)[2]) {
+        multiply_words<Bytes, M>(x, stride, panel, k_count, sums);
     }
 
-    static Floats finish(Sum sum, Ints offset) { return __builtin_convertvector(sum - offset, Floats); }
+    static Floats finish(Sum sum, Ints offset) { return convert<Floats>(sum - offset); }
 };
 
 #if defined(__AVX512BF16__)
@@ -181,13 +211,15 @@ struct Pairs {
 
     static float output(const float* w, uint16_t* to, int count) { return row(w, to, count); }
 
-    static Floats dot(Floats sum, uint32_t x, Words w) {
+    PENSTOCK_INLINE Words fetch(const uint16_t* from) { return (Words)_mm512_loadu_si512(from); }
+
+    PENSTOCK_INLINE Floats dot(Floats sum, uint32_t x, Words w) {
         return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32((int)x), (__m512bh)w);
     }
 
     template <int M>
     static void multiply(const uint16_t* x, int64_t stride, const uint16_t* panel, int k_count, Sum (*sums)[2]) {
-        multiply_words<M>(x, stride, panel, (k_count + 1) / 2, sums, dot);
+        multiply_words<Pairs, M>(x, stride, panel, k_count, sums);
     }
 
     static Floats finish(Sum sum, Ints) { return sum; }
@@ -228,12 +260,12 @@ struct Products {
                 Many w;
                 memcpy(&w, panel + (int64_t)k * PANEL, sizeof w);
 #pragma GCC unroll 12
-                for (int m = 0; m < M; m++) part[m] = (Many{} + x[m * stride + k]) * w + part[m];
+                for (int m = 0; m < M; m++) part[m] = (x[m * stride + k] - Many{}) * w + part[m];
             }
             for (int m = 0; m < M; m++) {
                 Half halves[2];
                 memcpy(halves, &part[m], sizeof halves);
-                for (int i = 0; i < 2; i++) sums[m][i] += __builtin_convertvector(halves[i], Floats);
+                for (int i = 0; i < 2; i++) sums[m][i] += convert<Floats>(halves[i]);
             }
         }
     }

@@ -61,8 +61,8 @@ template <>
 float narrow(const float* head, int64_t width, int8_t* to) {
     Ints sizes = {};  // as integers, floats without their signs are in order, NaN above all
     for (int64_t at = 0; at < width; at += LANES) {
-        Ints size = (Ints)get(head + at, width - at) & 0x7FFFFFFF;
-        sizes = sizes > size ? sizes : size;
+        Ints size = as<Ints>(get(head + at, width - at)) & 0x7FFFFFFF;
+        sizes = greater(sizes, size);
     }
     int32_t most = 0;
     for (int i = 0; i < LANES; i++) most = most > sizes[i] ? most : sizes[i];

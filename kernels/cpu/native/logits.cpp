@@ -27,12 +27,12 @@ int64_t argmax_of_row(const float* row, int64_t size) {
 }
 
 void mask_row(float* row, int64_t size, const uint32_t* bits) {
-    const Ints lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const Ints lanes = lane_numbers();
     for (int64_t at = 0; at < size; at += LANES) {
         int32_t half = bits[at / 32] >> at % 32 & 0xFFFF;
-        Ints allowed = ((Ints{} + half) >> lanes & 1) != 0;
+        Ints allowed = (splat<Ints>(half) >> lanes & 1) != 0;
         Floats x = get(row + at, size - at);
-        put(row + at, size - at, allowed ? x : splat(-INFINITE));
+        put(row + at, size - at, where(allowed, x, splat(-INFINITE)));
     }
 }
 

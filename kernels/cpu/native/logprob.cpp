@@ -23,7 +23,7 @@ double log_mass(const float* row, int64_t size, float best) {
     Doubles total = {};
     for (int64_t at = 0; at < size; at += LANES)
         total += widened(exponential_of_any(logits_at(row, size, at) - best));
-    return std::log(sum(total));
+    return std::log(total_of(total));
 }
 
 // 1 and how many logits are greater, or equal and of a lower id.

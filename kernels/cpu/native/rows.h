@@ -43,9 +43,9 @@ static inline float sum_of_row(int64_t width, F f) {
 // e^x for any x: infinite above 88.37, NaN where x is.
 static inline Floats exponential_of_any(Floats x) {
     Floats most = splat(88.37f);
-    Floats result = exponential(x > most ? most : x);
-    result = x > most ? splat(__builtin_inff()) : result;
-    return x != x ? x : result;
+    Floats result = exponential(where(x > most, most, x));
+    result = where(x > most, splat(__builtin_inff()), result);
+    return where(x != x, x, result);
 }
 
 }  // namespace penstock

@@ -60,7 +60,7 @@ private:
 
     // What the logits of a vector weigh, 0 where below the bound.
     static Floats weights(Floats logits, float bound) {
-        return logits >= bound ? exponential(logits) : Floats{};
+        return where(logits >= bound, exponential(logits), Floats{});
     }
 
     bool span_reaches(int64_t span, float bound) const {
@@ -215,7 +215,7 @@ private:
             Doubles parts = {};
             int64_t end = std::min((span + 1) * SPAN, size);
             for (int64_t at = span * SPAN; at < end; at += LANES) parts += widened(weights(logits(at), bound));
-            s.sums[span] = sum(parts);
+            s.sums[span] = total_of(parts);
             total += s.sums[span];
         }
         return total;

@@ -8,10 +8,6 @@
 #include <functional>
 #include <vector>
 
-#if defined(__AVX512F__)
-#include <immintrin.h>
-#endif
-
 #include "rows.h"
 
 namespace penstock {
@@ -19,28 +15,35 @@ namespace penstock {
 constexpr int64_t SPAN = 64 * LANES;
 constexpr float INFINITE = __builtin_inff();
 
-typedef double Doubles __attribute__((vector_size(128)));
+typedef Vector<double, LANES>::Type Doubles;
 
 static inline Doubles widened(Floats x) {
-    return __builtin_convertvector(x, Doubles);
+    return convert<Doubles>(x);
 }
 
-static inline double sum(Doubles x) {
+// The sum of the lanes, from the first to the last.
+static inline double total_of(Doubles x) {
     double total = 0;
     for (int i = 0; i < LANES; i++) total += x[i];
     return total;
 }
 
 // Whether any lane of a comparison is true.
-static inline bool any(Ints mask) {
+template <typename V>
+PENSTOCK_INLINE bool any(V mask) {
+    if constexpr (Lanes<V>::HALVES) return any(mask.low | mask.high);
+    else {
 #if defined(__AVX512F__)
-    return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
+        return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
+#elif defined(__AVX2__)
+        return !_mm256_testz_si256((__m256i)mask, (__m256i)mask);
 #else
-    int64_t pairs[LANES / 2], found = 0;
-    memcpy(pairs, &mask, sizeof mask);
-    for (int i = 0; i < LANES / 2; i++) found |= pairs[i];
-    return found != 0;
+        int64_t pairs[sizeof mask / sizeof(int64_t)], found = 0;
+        memcpy(pairs, &mask, sizeof mask);
+        for (int64_t pair : pairs) found |= pair;
+        return found != 0;
 #endif
+    }
 }
 
 static inline int64_t num_spans(int64_t size) {
@@ -62,10 +65,10 @@ static inline Floats span_maxima(const float* row, int64_t size, int64_t start, 
             if (at + i * LANES >= end) break;
             Floats x = logits_at(row, size, at + i * LANES);
             is_nan |= x != x;
-            most[i] = x > most[i] ? x : most[i];
+            most[i] = greater(x, most[i]);
         }
     }
-    for (int i = 1; i < 4; i++) most[0] = most[i] > most[0] ? most[i] : most[0];
+    for (int i = 1; i < 4; i++) most[0] = greater(most[i], most[0]);
     return most[0];
 }
 
@@ -77,7 +80,7 @@ static inline float row_maxima(const float* row, int64_t size, std::vector<float
     for (int64_t span = 0; span < num_spans(size); span++) {
         Floats x = span_maxima(row, size, span * SPAN, is_nan);
         store(maxima.data() + span * LANES, x);
-        most = x > most ? x : most;
+        most = greater(x, most);
     }
     return any(is_nan) ? __builtin_nanf("") : greatest(most);
 }
