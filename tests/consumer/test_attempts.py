@@ -161,7 +161,7 @@ async def test_an_internal_error_is_worth_another_try(
 
 
 async def test_poison_returns_alone_and_costs_nobody_else_anything(redis_url: str, tmp_path: Path) -> None:
-    """Its later attempts kill the engine once, or, where others still run, once more alone: nobody else is blamed."""
+    """A later attempt kills the engine once, and once more if others still run: nobody else is blamed."""
     log = tmp_path / "log"
     model = save_model(tmp_path / "mortal", {"poison_tokens": [SLIPS], "step_s": 0.002, "log": str(log)})
     settings = {"retry_delay_s": 0.01, "lease_s": 60}
@@ -174,9 +174,7 @@ async def test_poison_returns_alone_and_costs_nobody_else_anything(redis_url: st
     runs = [request_id for request_id, _ in logged(log, "request")]
     of_poison = [request_id for request_id in runs if request_id.startswith(poison)]
     for attempt in (f"{poison}/2", f"{poison}/3"):
-        assert of_poison.count(attempt) in (1, 2), (
-            "as a later attempt joins by itself, it is known for what it is"
-        )
+        assert of_poison.count(attempt) in (1, 2), "a later attempt joins by itself"
     (letter,) = await dead_letters(redis_url)
     assert letter.job_id == poison
     assert len(letter.attempts) == 3
