@@ -23,15 +23,19 @@ SIZES = [(1, 1), (5, 33), (31, 64), (64, 65), (70, 200), (33, 1027)]
 STORED = [torch.float32, torch.bfloat16, torch.float16, torch.int8]
 
 
+def compiled(folder: Path, *options: str) -> ctypes.CDLL:
+    """Linear layers alone, at once rather than well."""
+    compiler = os.environ.get("CXX") or shutil.which("c++") or "g++"
+    path = folder / "linear.so"
+    flags = ["-O1", *(flag for flag in FLAGS if flag != "-O3"), *options, "-shared"]
+    subprocess.run([compiler, *flags, str(FOLDER / "linear.cpp"), "-o", str(path)], check=True)
+    return ctypes.CDLL(str(path))
+
+
 @pytest.fixture(scope="module")
 def emulated(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """The library with float16 arithmetic lane by lane, which the compiler makes of float32's."""
-    compiler = os.environ.get("CXX") or shutil.which("c++") or "g++"
-    path = tmp_path_factory.mktemp("native") / "emulated.so"
-    flags = [flag for flag in FLAGS if flag != "-O3"]
-    options = ["-O1", "-march=x86-64-v3", "-DPENSTOCK_EMULATE_FLOAT16", "-shared"]
-    subprocess.run([compiler, *flags, *options, str(FOLDER / "linear.cpp"), "-o", str(path)], check=True)
-    return ctypes.CDLL(str(path))
+    return compiled(tmp_path_factory.mktemp("native"), "-march=x86-64-v3", "-DPENSTOCK_EMULATE_FLOAT16")
 
 
 def operands(outputs: int, inputs: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -96,6 +100,19 @@ def test_bytes_are_exact_sums(emulated: ctypes.CDLL) -> None:
         linears = PackedLinear(Calls(one), torch.int8)
         results.append(linears.run(x, linears.pack(weight, bias)))
     torch.testing.assert_close(results[0], results[1], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("width", [16, 64])
+def test_registers_of_another_width_give_the_same(width: int, tmp_path: Path) -> None:
+    """Vectors that are halves of halves, and tiles as AVX-512 has them, without its instructions."""
+    library = native.load()
+    assert library is not None, "the C++ kernels are not built: make test builds them"
+    other = compiled(tmp_path, f"-DPENSTOCK_REGISTER={width}", "-march=x86-64-v2", "-mavx", "-mfma")
+    weight, bias, x = operands(70, 203)
+    for stored in (torch.float32, torch.int8):
+        linears = [PackedLinear(Calls(one), stored) for one in (library, other)]
+        expected, found = (one.run(x, one.pack(weight, bias)) for one in linears)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_target_can_be_named(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
