@@ -112,7 +112,7 @@ def test_registers_of_another_width_give_the_same(width: int, tmp_path: Path) ->
     for stored in (torch.float32, torch.int8):
         linears = [PackedLinear(Calls(one), stored) for one in (library, other)]
         expected, found = (one.run(x, one.pack(weight, bias)) for one in linears)
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        assert ((found - expected).norm(dim=1) <= 1e-6 * expected.norm(dim=1)).all()
 
 
 def test_the_target_can_be_named(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
