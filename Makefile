@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN_PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
-.PHONY: demo test test-js test-page lint soak soak-batch storm bench-step bench-grammars bench-queue bench-kernels bench-engine bench-engine-cpu bench-gateway fuzz-api gpu clean
+.PHONY: demo test compile-kernels test-js test-page lint soak soak-batch storm bench-step bench-grammars bench-queue bench-kernels bench-engine bench-engine-cpu bench-gateway fuzz-api gpu clean
 
 demo: $(VENV)/.installed $(VENV)/.native
 	$(BIN)/penstock demo
@@ -13,6 +13,10 @@ demo: $(VENV)/.installed $(VENV)/.native
 # with most tests are not those that take longest.
 test: $(VENV)/.installed-dev $(VENV)/.native
 	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
+
+# Every Triton kernel ahead of time for sm_80 and sm_90; `make test` compiles a few. Minutes.
+compile-kernels: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q -n 2 tests/kernels/triton/compile_all.py
 
 # OpenAI's JavaScript client against the gateway; wants node and npm, and the network the first time.
 test-js: $(VENV)/.installed-dev

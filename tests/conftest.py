@@ -11,6 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -37,6 +38,28 @@ if not os.environ.setdefault("CUDA_VISIBLE_DEVICES", "") and importlib.util.find
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Run in the background of a shell: the programs that tests start would inherit it, and never hear Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+LONGEST = (
+    "test_memory.py",
+    "test_cli.py",
+    "triton/test_sample.py",
+    "triton/test_attention.py",
+    "test_random.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several run at once: the longest files first, then those that compute and those that wait, mixed.
+
+    By name, those that wait for leases and processes would come last, one behind the other in each process.
+    """
+
+    def rank(item: pytest.Item) -> tuple[bool, int]:
+        return not str(item.path).endswith(LONGEST), zlib.crc32(str(item.path.name).encode())
+
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=rank)
 
 
 class Server:

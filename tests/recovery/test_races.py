@@ -73,9 +73,11 @@ async def test_cancel_and_commit(server: Server, client: Client, make_model: Cal
     async with consuming(server.url, model, coalesce_ms=0):
         warm = await submit(client, short_jobs(1))
         await until_ended(client, warm)
-        for _ in range(15):
+        for round_ in range(60):
+            if round_ >= 15 and {True, False} == set(outcomes):
+                break
             sent = await submit(client, short_jobs(20))
-            delays = [rng.uniform(0, 0.1) for _ in sent]
+            delays = [rng.uniform(0, 0.1 * (1 + round_ // 15)) for _ in sent]  # wider on a slow machine
             outcomes += await asyncio.gather(
                 *(cancel_or_end(client, one, delay) for one, delay in zip(sent, delays, strict=True))
             )
@@ -93,8 +95,13 @@ async def test_deadline_and_commit(server: Server, client: Client, make_model: C
     sent: list[Submitted] = []
     async with consuming(server.url, make_model("model", step_s=0.002)):
         await until_ended(client, await submit(client, short_jobs(1)))
-        for _ in range(15):
-            hurried = [msgspec.structs.replace(j, deadline_s=rng.uniform(0.005, 0.1)) for j in short_jobs(20)]
+        for round_ in range(60):
+            if round_ >= 15 and {True, False} == {isinstance(one, Done) for one in heard}:
+                break
+            most = 0.1 * (1 + round_ // 15)  # wider on a slow machine
+            hurried = [
+                msgspec.structs.replace(job, deadline_s=rng.uniform(0.005, most)) for job in short_jobs(20)
+            ]
             some = await submit(client, hurried)
             heard += await asyncio.gather(*(client.result(j.id, 20) for j in some), return_exceptions=True)
             sent += some
@@ -113,9 +120,11 @@ async def test_deadline_and_commit(server: Server, client: Client, make_model: C
 async def test_two_who_cancel_at_once(
     server: Server, client: Client, make_model: Callable[..., Path]
 ) -> None:
-    async with consuming(server.url, make_model("model")), Client(server.url) as other:
+    # Long enough, 20 s, that none ends before it is cancelled, however slow the machine.
+    model = make_model("model", step_s=0.05)
+    async with consuming(server.url, model), Client(server.url) as other:
         await until_ended(client, await submit(client, short_jobs(1)))
-        sent = await submit(client, short_jobs(60, 100))
+        sent = await submit(client, short_jobs(60, 400))
         for one in sent:
             both = await asyncio.gather(client.cancel(one.id), other.cancel(one.id))
             assert sorted(both) == [False, True]

@@ -120,9 +120,10 @@ async def test_the_same_name_started_twice(
     await until_ended(client, sent)
     check_all(server, sent)
     first, second = ({r for r, _ in logged(model / "requests.log", "request")} for model in models)
-    held_before = {request_id for request_id in second if not request_id.endswith("/1")}
-    assert held_before, "the second took over what the first had"
+    # To either: the first may be the faster one to ask, under its new name.
+    assert any(not r.endswith("/1") for r in first | second), "what the first had was handed out again"
     assert first
+    assert second
     # Both live on under their own names, and both work.
     again = await submit(client, jobs(60))
     await until_ended(client, again)

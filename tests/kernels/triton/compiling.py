@@ -1,16 +1,18 @@
-"""Compiles what the thunks of a case module launch, for a GPU that need not be there.
+"""Compiles what the thunks of case modules launch, for a GPU that need not be there.
 
-    python -m tests.kernels.triton.compiling tests.kernels.triton.cases_norm 90
+    python -m tests.kernels.triton.compiling 90 1 tests.kernels.triton.cases_norm
 
-Each thunk of the module's COMPILED calls a Triton implementation with tensors of the processor. Nothing is
-launched: every launch is turned into a compilation for the architecture. Prints one JSON line for each kernel
-(see `Compiled`), and one with `error` for each thunk that raised or launched nothing.
+Each thunk of a module's COMPILED (every one, or as here said every n-th) calls a Triton implementation with
+tensors of the processor. Nothing is launched: every launch is turned into a compilation for the architecture.
+Prints one JSON line for each kernel (see `Compiled`), and one with `error` for each thunk that raised or
+launched nothing. `compiled` does that in a process of its own, and holds each kernel against what fits.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -28,6 +30,15 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
 from kernels.triton import device
+
+FOLDER = Path(__file__).parent
+MODULES = [f"{__package__}.{path.stem}" for path in sorted(FOLDER.glob("cases_*.py"))]
+
+SHARED_LIMITS = {80: 163 * 1024, 90: 227 * 1024}
+"""Bytes of shared memory that one program may have; CUDA C++ Programming Guide, technical specifications."""
+REGISTER_LIMIT = 255
+SPILL_LIMIT = 0
+"""Bytes; a case module may allow its kernels more, by name: `SPILL_LIMITS`."""
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
@@ -119,12 +130,38 @@ def describe(thunk: str, kernel: Any) -> Compiled:
     )
 
 
-def main(module: str, arch: str) -> int:
+def check_compiled(modules: list[str], arch: int, every: int, cache: Path) -> None:
+    """Every n-th thunk of the modules compiles, in a process of its own, and its kernels fit."""
+    env = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    process = subprocess.run(
+        [sys.executable, "-m", f"{__package__}.compiling", str(arch), str(every), *modules],
+        cwd=FOLDER.parents[2],
+        env=env | {"TRITON_CACHE_DIR": str(cache), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = [json.loads(line) for line in process.stdout.splitlines() if line.startswith("{")]
+    errors = [f"{line['thunk']}: {line['error']}" for line in lines if "error" in line]
+    assert not errors, "\n".join(errors)
+    assert process.returncode == 0, process.stderr
+    spill_limits: dict[str, int] = {}
+    for module in modules:
+        spill_limits |= getattr(importlib.import_module(module), "SPILL_LIMITS", {})
+    assert len(lines) >= len(modules), "not every module compiled something"
+    for line in lines:
+        assert line["shared"] <= SHARED_LIMITS[arch], line
+        assert line["registers"] <= REGISTER_LIMIT, line
+        assert line["spilled"] <= spill_limits.get(line["kernel"], SPILL_LIMIT), line
+
+
+def main(arch: int, every: int, modules: list[str]) -> int:
     """0 if everything compiled."""
-    triton.runtime.driver.set_active(AbsentDevice(int(arch)))
-    device.ASSUMED_ARCH = int(arch)
-    return 0 if compile_thunks(importlib.import_module(module).COMPILED) else 1
+    triton.runtime.driver.set_active(AbsentDevice(arch))
+    device.ASSUMED_ARCH = arch
+    thunks = [thunk for module in modules for thunk in importlib.import_module(module).COMPILED[::every]]
+    return 0 if compile_thunks(thunks) else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2]))
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]))

@@ -127,8 +127,8 @@ async def test_batches_move_and_are_cancelled(
             await has_model(api)
             batch = await make_batch(api, input_of([request_line(f"c{n}") for n in range(5)]))
             await ended(api, batch.id)
-            shown = await parts.until(lambda now: "5 of 5 rows (100 %)" in now.get("batches", ""))
-            assert "completed" in shown["batches"]
+            shown = await parts.until(lambda now: "completed" in now.get("batches", ""))
+            assert "5 of 5 rows (100 %)" in shown["batches"]
         waiting = await make_batch(api, input_of([request_line(f"c{n}") for n in range(3)]))
         await parts.until(lambda now: "0 of 3 rows" in now["batches"])
         reply = await http.post(f"/page/batches/default/{waiting.id}/cancel", headers=HX)
