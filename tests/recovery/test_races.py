@@ -40,7 +40,7 @@ async def test_two_consumers_and_few_jobs(
 ) -> None:
     models = make_model("first", step_s=0.001), make_model("second", step_s=0.001)
     for model in models:
-        start(server.url, model, lease_s=2.0)
+        start(server.url, model, lease_s=30.0)
     await until_ready(server, 2)
     sent: list[Submitted] = []
     for round_ in range(60):

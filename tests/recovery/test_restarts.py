@@ -29,12 +29,14 @@ async def test_every_consumer_restarted_five_times(
     make_model: Callable[..., Path],
     start: Callable[..., ConsumerProcess],
 ) -> None:
-    model = make_model("model", step_s=0.025)
+    model = make_model("model", step_s=0.1)
     settings = {"lease_s": 30.0, "grace_s": 0.1, "max_num_seqs": 8}
     running = [start(server.url, model, **settings) for _ in range(2)]
     sent = await submit(client, long_jobs(8, NUM_TOKENS))
     await until_published(client, sent[0])
-    for _ in range(5):
+    for round_ in range(5):
+        if round_ == 4:
+            make_model("model", step_s=0.005)  # read at a start: the last two bring the jobs to their ends
         for n, consumer in enumerate(running):
             await until_ready(server, 2)
             assert await asyncio.to_thread(consumer.drain) == 0
@@ -59,13 +61,13 @@ async def test_two_of_four_done(
 ) -> None:
     models = make_model("first"), make_model("second")
     sent = await submit(client, [*long_jobs(2, 30), *long_jobs(2, 300)])
-    first = start(server.url, models[0], lease_s=1.0)
+    first = start(server.url, models[0], lease_s=2.0)
     await until_ended(client, sent[:2])
     await until_published(client, sent[3], 5)
     first.kill()
     with server.client() as redis:
         checkpoints = {f"{one.id}/2": num_published(events_of(redis, one.id)) for one in sent[2:]}
-    start(server.url, models[1], lease_s=1.0)
+    start(server.url, models[1], lease_s=3.0)
     await until_ended(client, sent)
     check_all(server, sent)
     before, after = (logged(model / "requests.log", "request") for model in models)

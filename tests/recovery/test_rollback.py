@@ -68,7 +68,7 @@ async def test_a_claim_is_lost(
     """The same consumer is given the same entries by the same token, while it still runs them."""
     model = make_model("model", step_s=step_s)
     async with Client(durable.url) as client:
-        sent = await submit(client, mixed_jobs(40))
+        sent = await submit(client, mixed_jobs(80))
         past = Past(durable, tmp_path / "past")
         start(durable.url, model, max_num_seqs=16, lease_s=30.0)
         for one in sent[::2]:
@@ -96,7 +96,7 @@ async def test_a_claim_and_a_lease_of_an_earlier_run_are_lost(
         past = Past(durable, tmp_path / "past")
         start(durable.url, models[1], max_num_seqs=16, lease_s=30.0)
         for one in sent[::2]:
-            await until_published(client, one, 8)
+            await until_published(client, one, 6)
         past.return_to()
         await until_ended(client, sent)
         check_all(durable, sent)
@@ -108,13 +108,13 @@ async def test_the_tails_of_streams_are_lost(
     """The leases are still held, and what the jobs had published last is gone."""
     model = make_model("model", step_s=0.02)
     async with Client(durable.url) as client:
-        sent = await submit(client, mixed_jobs(40))
+        sent = await submit(client, mixed_jobs(80))
         start(durable.url, model, max_num_seqs=16, lease_s=30.0)
         for one in sent[::2]:
             await until_published(client, one, 3)
         past = Past(durable, tmp_path / "past")
         for one in sent[::2]:
-            await until_published(client, one, 12)
+            await until_published(client, one, 7)
         past.return_to()
         await until_ended(client, sent)
         check_all(durable, sent)
@@ -126,7 +126,7 @@ async def test_ends_are_lost(
     """Jobs whose ends were written are held again by a consumer that has forgotten them."""
     model = make_model("model", step_s=0.005)
     async with Client(durable.url) as client:
-        sent = await submit(client, mixed_jobs(40))
+        sent = await submit(client, mixed_jobs(80))
         start(durable.url, model, max_num_seqs=16, lease_s=1.0)
         await until_published(client, sent[0], 2)
         past = Past(durable, tmp_path / "past")

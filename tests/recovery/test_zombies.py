@@ -50,11 +50,15 @@ async def test_stopped_past_its_lease_and_continued(
     await until_it_knows(zombie, first_model, [one.id for one in sent] if with_engine else [])
     assert results(server, sent) == before, "the zombie wrote"
     check_all(server, sent)
-    again = await submit(client, jobs(40, num_tokens=10))
-    await until_ended(client, again)
-    check_all(server, again)
-    ids = {request_id for request_id, _ in logged(first_model / "requests.log", "request")}
-    assert ids & {f"{one.id}/1" for one in again}, "it works on, for what it claims now"
+    taken: set[str] = set()
+    for _ in range(20):  # the other may be quicker, and take them all
+        again = await submit(client, jobs(40, num_tokens=10))
+        await until_ended(client, again)
+        check_all(server, again)
+        ids = {request_id for request_id, _ in logged(first_model / "requests.log", "request")}
+        if taken := ids & {f"{one.id}/1" for one in again}:
+            break
+    assert taken, "it works on, for what it claims now"
 
 
 async def test_continued_while_another_runs_its_jobs(
@@ -63,15 +67,15 @@ async def test_continued_while_another_runs_its_jobs(
     make_model: Callable[..., Path],
     start: Callable[..., ConsumerProcess],
 ) -> None:
-    models = make_model("first", step_s=0.05), make_model("second", step_s=0.05)
-    settings = {"lease_s": 1.0, "max_num_seqs": 32}
+    models = make_model("first", step_s=0.05), make_model("second", step_s=0.1)
+    settings = {"lease_s": 3.0, "max_num_seqs": 32}
     zombie = start(server.url, models[0], name="first", **settings)
     sent = await submit(client, jobs(12, num_tokens=80))
     await until_published(client, sent[0], 2)
     zombie.pause()
     start(server.url, models[1], name="second", **settings)
     begun: list[str] = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while len(begun) < len(sent):
             await asyncio.sleep(0.05)
             begun = requested(models[1])
@@ -95,7 +99,7 @@ def results(server: Server, sent: list[Submitted]) -> list[list[Any]]:
 
 async def until_it_knows(zombie: ConsumerProcess, model: Path, jobs_lost: list[str]) -> None:
     """Wait until its engine was told to abort those jobs, and a renewal is past."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             aborted = {key for ids, _ in logged(model / "requests.log", "abort") for key in ids}
             if {f"{job_id}/1" for job_id in jobs_lost} <= aborted:
@@ -111,7 +115,7 @@ async def test_the_same_name_started_twice(
     make_model: Callable[..., Path],
     start: Callable[..., ConsumerProcess],
 ) -> None:
-    models = make_model("first", step_s=0.02), make_model("second")
+    models = make_model("first", step_s=0.05), make_model("second")
     settings = {"name": "twin", "lease_s": 2.0, "max_num_seqs": 8, "lookahead": 0}
     start(server.url, models[0], **settings)
     sent = await submit(client, jobs(60))
@@ -141,8 +145,8 @@ async def test_a_wall_clock_that_jumps_changes_nothing(
 ) -> None:
     models = make_model("first"), make_model("second")
     for model in models:
-        start(server.url, model, "--jump-clock", lease_s=1.0, max_num_seqs=8)
-    sent = await submit(client, [*jobs(60), *long_jobs(4, 250)])  # longer than two leases
+        start(server.url, model, "--jump-clock", lease_s=2.0, max_num_seqs=8)
+    sent = await submit(client, [*jobs(60), *long_jobs(4, 450)])  # longer than two leases
     await until_ended(client, sent)
     check_all(server, sent)
     requests = [r for model in models for r, _ in logged(model / "requests.log", "request")]
@@ -152,8 +156,8 @@ async def test_a_wall_clock_that_jumps_changes_nothing(
 async def test_the_engine_killed_alone_costs_no_lease(
     server: Server, client: Client, make_model: Callable[..., Path], start: Callable[..., ConsumerProcess]
 ) -> None:
-    model = make_model("model", step_s=0.02)
-    consumer = start(server.url, model, lease_s=2.0, max_num_seqs=32)
+    model = make_model("model", step_s=0.05)
+    consumer = start(server.url, model, lease_s=15.0, max_num_seqs=32)
     sent = await submit(client, jobs(12, num_tokens=60))
     await until_published(client, sent[0], 3)
     with server.client() as redis:

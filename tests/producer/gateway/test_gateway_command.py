@@ -94,7 +94,7 @@ def test_a_key_made_by_the_cli_opens_a_gateway_and_revoked_closes_it(
         assert http.get("/v1/models").status_code == 200
         revoked = program.call("keys", "revoke", described["id"], *where)
         assert "running gateways refuse it within a second or two" in revoked.out
-        until(lambda: http.get("/v1/models").status_code == 401, 3)
+        until(lambda: http.get("/v1/models").status_code == 401, 20)
     assert program.call("keys", "revoke", "key_nobody", *where).status == 1
     gateway.send_signal(signal.SIGTERM)
     _, err = gateway.communicate(timeout=20)

@@ -18,6 +18,7 @@ from tests.producer.gateway.running import serving
 
 CHAT = "/v1/chat/completions"
 SLOW = {"says": "<think>\nso\n</think>\nI go on and on, é, and on.", "step_s": 0.01}
+SLOWER = SLOW | {"step_s": 0.05}
 
 
 def streamed(**more: Any) -> dict[str, Any]:
@@ -65,8 +66,8 @@ async def test_a_stream_goes_on_behind_every_one_of_its_events(redis_url: str, t
 
 
 async def test_a_stream_goes_on_at_another_gateway_while_its_job_runs(redis_url: str, tmp_path: Path) -> None:
-    gateway = {"resume_grace_s": 0.5}
-    async with talking(redis_url, tmp_path, SLOW, gateway, reasoning_format="think") as talk:
+    gateway = {"resume_grace_s": 2.0}
+    async with talking(redis_url, tmp_path, SLOWER, gateway, reasoning_format="think") as talk:
         job_id, first = await cut_off(talk.http, streamed(), 3)
         async with (
             serving(redis_url, tmp_path / "another") as url,
@@ -96,7 +97,7 @@ async def test_a_stream_is_cancelled_at_once_where_that_is_set(redis_url: str, t
 
 
 async def test_a_stream_that_was_taken_up_is_not_cancelled(redis_url: str, tmp_path: Path) -> None:
-    async with talking(redis_url, tmp_path, SLOW, {"resume_grace_s": 0.1}) as talk:
+    async with talking(redis_url, tmp_path, SLOWER, {"resume_grace_s": 1.0}) as talk:
         job_id, first = await cut_off(talk.http, streamed(), 2)
         frames = await read_frames(talk.http, CHAT, streamed(), after=first[-1].id)
         assert frames[-1].data == "[DONE]"
@@ -179,7 +180,10 @@ async def test_a_gateway_that_stops_tells_readers_to_come_back_and_leaves_their_
     redis_url: str, tmp_path: Path
 ) -> None:
     frames: list[Frame] = []
-    async with talking(redis_url, tmp_path, SLOW) as talk, httpx.AsyncClient(timeout=30) as http:
+    async with (
+        talking(redis_url, tmp_path, SLOWER) as talk,
+        httpx.AsyncClient(timeout=30) as http,
+    ):
         async with serving(redis_url, tmp_path / "stopping") as url, asyncio.timeout(20):
             reading = asyncio.create_task(collect(http, f"{url}{CHAT}", frames))
             while len(frames) < 2:  # noqa: ASYNC110 - a list tells nobody

@@ -33,7 +33,7 @@ async def test_no_tenant_follows_anothers_stream(redis_url: str, tmp_path: Path)
 
 async def test_tokens_are_held_until_a_streamed_job_has_ended(redis_url: str, tmp_path: Path) -> None:
     key, _ = await add_key(tmp_path / "gateway", "alice", queued_tokens=60)
-    script, gateway = {"says": "I go on and on and on.", "step_s": 0.02}, {"resume_grace_s": 0.3}
+    script, gateway = {"says": "I go on and on and on.", "step_s": 0.1}, {"resume_grace_s": 1.0}
     async with talking(redis_url, tmp_path, script, gateway) as talk:
         async with talk.http.stream("POST", CHAT, json=REQUEST, headers=key) as reply:
             await anext(frames_of(reply))
