@@ -113,6 +113,12 @@ def _on_unforeseen(request: _AnyRequest, error: Exception) -> Response[ErrorRepl
     return Response(body, status_code=500)
 
 
+def reply_to(request: _AnyRequest, error: Exception) -> Response[ErrorReply]:
+    """Any exception as the reply that any route but the page's makes of it."""
+    handlers = dict[Any, Any](HANDLERS)
+    return next(handlers[kind] for kind in type(error).__mro__ if kind in handlers)(request, error)
+
+
 HANDLERS: ExceptionHandlersMap = {
     ApiError: _on_own,
     QueueFull: _on_own,

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final
 
-from litestar import Request, Response, post
+from litestar import Request, Response, get, post
 from litestar.params import URLEncodedBody
 from litestar.response import Redirect
 from msgspec import Meta, Struct
 
 from producer.gateway.access import PAGE, PUBLIC
 from producer.gateway.cookie import cookie_of, key_in_cookie
-from producer.gateway.errors import ApiError, ErrorReply, Forbidden, Unauthorized
+from producer.gateway.errors import ApiError, ErrorBody, ErrorReply, Forbidden, Unauthorized
 from producer.gateway.gateway import GatewayHere
 from producer.gateway.page.rendering import page
-from producer.gateway.replies import api_error_of, reply_of
+from producer.gateway.replies import reply_to
 
 _AnyRequest = Request[Any, Any, Any]
 
@@ -23,6 +23,12 @@ class Login(Struct, frozen=True, kw_only=True):
     """The form."""
 
     key: Annotated[str, Meta(max_length=256)] = ""
+
+
+@get("/login", opt=PAGE, include_in_schema=False)
+async def login_again() -> Redirect:
+    """The address that a refused key leaves in the browser: the form again, or the page."""
+    return Redirect("/", status_code=303)
 
 
 @post("/login", opt=PUBLIC, include_in_schema=False)
@@ -46,29 +52,26 @@ async def logout(request: _AnyRequest) -> Redirect:
 def on_page_error(request: _AnyRequest, error: Exception) -> Response[str] | Response[ErrorReply]:
     """An error as the page shows it: as words for its notice, as the form that asks for a key, or as a page
     of its own. Whoever did not ask for HTML has it as from any other route."""
-    told = api_error_of(error)
-    assert told is not None, "only exceptions that have a reply are registered"
+    reply = reply_to(request, error)
+    status, told = reply.status_code or ApiError.status, reply.content.error
     if request.headers.get("hx-request") == "true":
-        reply = page("error_notice", told.status, words=str(told))
-        if isinstance(told, Unauthorized):
-            reply.headers["HX-Redirect"] = "/"
-        return reply
+        is_notice = request.headers.get("hx-target") == "notice"  # which is read out as it is
+        part = page("error_notice", status, words=told.message, is_notice=is_notice)
+        if status == Unauthorized.status:
+            part.headers["HX-Redirect"] = "/"
+        return part
     if "text/html" not in request.headers.get("accept", ""):
-        return reply_of(told)
-    if _wants_key(told):
-        return page("login", told.status, words=_words(request, told))
-    return page("error_page", told.status, words=str(told), code=told.status)
+        return reply
+    if status == Unauthorized.status or told.code == "operator_only":
+        return page("login", status, words=_words(request, told))
+    return page("error_page", status, words=told.message, code=status)
 
 
-def _words(request: _AnyRequest, error: ApiError) -> str | None:
+def _words(request: _AnyRequest, error: ErrorBody) -> str | None:
     """What is wrong with the key that was shown; None where there was none to be wrong."""
     if error.code == "missing_api_key":
-        return "Enter a key." if request.scope["path"] == "/login" else None
-    return str(error)
+        return "Enter a key." if request.method == "POST" else None
+    return error.message
 
 
-def _wants_key(error: ApiError) -> bool:
-    return isinstance(error, Unauthorized) or error.code == "operator_only"
-
-
-ROUTES: Final = (login, logout)
+ROUTES: Final = (login_again, login, logout)

@@ -6,19 +6,16 @@ from typing import Final
 
 from litestar import Router
 
-from penstock.errors import InvalidJob, InvalidJobId, JobLost, QueueFull, ServerError
-from producer.gateway.errors import ApiError
 from producer.gateway.page import actions, login, pages
 from producer.gateway.page.assets import asset
 from producer.gateway.page.login import on_page_error
+from producer.gateway.replies import HANDLERS
 
 ROUTES: Final = (
     Router(
         path="/",
         route_handlers=[*pages.ROUTES, *actions.ROUTES, *login.ROUTES],
-        exception_handlers=dict.fromkeys(
-            (ApiError, QueueFull, InvalidJob, InvalidJobId, JobLost, ServerError), on_page_error
-        ),
+        exception_handlers=dict.fromkeys(HANDLERS, on_page_error),
     ),
     asset,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Final
 
@@ -9,19 +10,21 @@ _UNITS: Final = ((86400, "d"), (3600, "h"), (60, "min"))
 
 
 def number(value: float) -> str:
-    """`7`, `0.4`, `12,345`, `3.2 M`."""
+    """`7`, `0.4`, `0.03`, `12,345`, `3.2 M`."""
     if value >= 1e6:
         return f"{value / 1e6:,.1f} M"
-    if value >= 10 or value == int(value):
+    if value >= 9.95 or value == int(value):
         return f"{value:,.0f}"
+    if 0 < value < 0.05:
+        return f"{value:.1g}"
     return f"{value:.1f}"
 
 
 def seconds(value: float) -> str:
     """`3 ms`, `1.2 s`, `45 s`, `3 min`, `2 h 5 min`, `4 d 3 h`."""
-    if value < 1:
+    if value < 0.9995:
         return f"{value * 1000:.0f} ms"
-    if value < 60:
+    if value < 59.5:
         return f"{value:.1f} s" if value < 9.95 else f"{value:.0f} s"
     rest = round(value)
     parts: list[str] = []
@@ -42,8 +45,8 @@ def clock(at_s: float) -> str:
 
 
 def percent(part: float) -> str:
-    """A part of 1."""
-    return f"{100 * part:.0f} %"
+    """A part of 1, rounded down: only the whole is 100 %."""
+    return f"{math.floor(100 * part + 1e-9)} %"
 
 
 def shortened(text: str, most: int) -> str:

@@ -10,7 +10,7 @@ import pytest
 from penstock.messages import Heartbeat
 from producer.gateway.page.charts import HEIGHT, WIDTH, charts_of, nice_top, path_of
 from producer.gateway.page.history import HELD_S, NUM_SAMPLES, History, Speed
-from producer.gateway.page.words import clock, number, seconds, shortened
+from producer.gateway.page.words import clock, number, percent, seconds, shortened
 
 
 def beat(at_s: float, tokens: int = 0, **fields: Any) -> Heartbeat:
@@ -91,16 +91,19 @@ def test_charts_of_nothing_are_empty() -> None:
 
 
 def test_numbers_read_as_people_write_them() -> None:
-    assert [number(value) for value in (0, 0.42, 7, 12.6, 12345, 3_210_000)] == [
+    assert [number(value) for value in (0, 0.034, 0.42, 7, 9.96, 12.6, 12345, 3_210_000)] == [
         "0",
+        "0.03",
         "0.4",
         "7",
+        "10",
         "13",
         "12,345",
         "3.2 M",
     ]
-    assert [seconds(value) for value in (0.0031, 1.23, 9.96, 59.4, 61, 3600, 7500, 360000)] == [
-        "3 ms", "1.2 s", "10 s", "59 s", "1 min", "1 h", "2 h 5 min", "4 d 4 h",
+    assert [seconds(value) for value in (0.0031, 0.9997, 1.23, 9.96, 59.4, 59.7, 61, 3600, 7500, 360000)] == [
+        "3 ms", "1.0 s", "1.2 s", "10 s", "59 s", "1 min", "1 min", "1 h", "2 h 5 min", "4 d 4 h",
     ]  # fmt: skip
+    assert [percent(part) for part in (0, 0.29, 0.999, 1)] == ["0 %", "29 %", "99 %", "100 %"]
     assert clock(0) == "1970-01-01 00:00:00Z"
     assert [shortened(text, 4) for text in ("abcd", "abcde")] == ["abcd", "abc…"]

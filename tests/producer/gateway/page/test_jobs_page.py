@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from penstock.messages import Job, Message
 from tests.consumer.models import save_model
 from tests.consumer.running import consuming
 from tests.producer.gateway.page.reading import HTML, watching
+from tests.producer.gateway.running import serving
 
 HX = {"HX-Request": "true"}
 
@@ -45,6 +47,7 @@ async def test_a_prompt_is_tried_and_its_answer_streams(
         ({"prompt": "x", "temperature": "-1"}, "temperature"),
         ({"prompt": "x", "temperature": "nan"}, "temperature"),
         ({"prompt": "x", "lane": "No Lane"}, "lane"),
+        ({"prompt": "x", "lane": "a" * 65}, "lane: Expected `str` of length"),
     ],
 )
 async def test_what_cannot_be_tried_is_told(
@@ -52,7 +55,18 @@ async def test_what_cannot_be_tried_is_told(
 ) -> None:
     reply = await http.post("/page/try", data=wrong, headers=HX)
     assert reply.status_code == 400
-    assert words in reply.text
+    assert reply.text.startswith('<p class="banner bad" role="alert">')
+    assert words in html.unescape(reply.text)
+
+
+async def test_a_body_that_is_too_large_is_told_in_words(redis_url: str, tmp_path: Path) -> None:
+    async with (
+        serving(redis_url, tmp_path, max_body_bytes=1000) as url,
+        httpx.AsyncClient(base_url=url) as http,
+    ):
+        reply = await http.post("/page/try", data={"prompt": "x" * 1000}, headers=HX)
+    assert reply.status_code == 413
+    assert reply.text.startswith('<p class="banner bad" role="alert">')
 
 
 async def test_a_waiting_job_is_shown_found_and_cancelled(redis_url: str, http: httpx.AsyncClient) -> None:

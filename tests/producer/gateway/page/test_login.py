@@ -43,6 +43,7 @@ async def test_an_operators_key_opens_the_page_and_its_cookie_nothing_else(doors
         assert 'name="key" type="password"' in closed.text
         assert "Lanes" not in closed.text
         assert "banner bad" not in closed.text.partition("<main")[2]
+        assert (await browser.get("/login")).text == closed.text
         entered = await browser.post("/login", data={"key": f" {doors.operator} "}, headers=doors.own)
         assert (entered.status_code, entered.headers["location"]) == (303, "/")
         cookie = entered.headers["set-cookie"]
@@ -50,6 +51,7 @@ async def test_an_operators_key_opens_the_page_and_its_cookie_nothing_else(doors
             assert flag.lower() in cookie.lower()
         assert "secure" not in cookie.lower()  # there is no TLS here
         assert "Lanes" in (await browser.get("/")).text
+        assert (await browser.get("/login")).headers["location"] == "/"
         assert (await browser.get("/v1/penstock/lanes")).status_code == 401
         assert (await browser.post("/v1/penstock/queue/pause")).status_code == 401
         left = await browser.post("/logout", headers=doors.own)

@@ -93,7 +93,7 @@ async def test_a_lane_and_the_queue_are_paused_by_buttons(http: httpx.AsyncClien
         await parts.until(lambda now: "The queue is paused" in now["summary"])
         await http.post("/page/queue/resume", headers=HX)
         await parts.until(lambda now: "The queue is paused" not in now["summary"])
-    wrong = await http.post("/page/lanes/No-Lane/pause", headers=HX)
+    wrong = await http.post("/page/lanes/No-Lane/pause", headers={**HX, "HX-Target": "notice"})
     assert wrong.status_code == 400
     assert wrong.text.startswith('<p class="banner bad">')
 
