@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 
 from msgspec import Struct
 
-from producer.gateway.page.history import NUM_SAMPLES, SAMPLE_S, Sample
+from producer.gateway.page.history import NUM_SAMPLES, Sample
 from producer.gateway.page.words import number, seconds
 
 WIDTH: Final = 300
@@ -72,10 +72,6 @@ def charts_of(samples: Sequence[Sample]) -> list[Chart]:
             number,
         ),
     ]
-
-
-WINDOW: Final = seconds(NUM_SAMPLES * SAMPLE_S)
-"""How far back a chart goes."""
 
 
 def nice_top(largest: float) -> float:

@@ -17,7 +17,7 @@ from penstock.errors import InvalidJob, JobLost, ServerError
 from penstock.keys import JOB, NONCE, JobId, Keys
 from penstock.link import Link
 from penstock.messages import Done, Event, Failed, Job, Tokens, decode_job
-from penstock.status import Ended, Expired, JobStatus, Leased, Lost, Released, Unknown
+from penstock.status import Ended, Expired, JobStatus, Leased, Lost, Queued, Released, Unknown
 from producer.status import describe
 
 LOOK_S: Final = 1.0
@@ -26,6 +26,17 @@ PAUSE_S: Final = 0.1
 """Between two looks at a job that streams."""
 MAX_TEXT: Final = 20_000
 """Characters of an output that are shown while it grows: its end."""
+
+
+_STAGES: Final[dict[type, str]] = {
+    Queued: "queued",
+    Leased: "running",
+    Released: "waits to be tried again",
+    Ended: "ended",
+    Expired: "gone",
+    Lost: "lost",
+    Unknown: "unknown",
+}
 
 
 class LifeView(Struct, frozen=True, kw_only=True):
@@ -38,6 +49,10 @@ class LifeView(Struct, frozen=True, kw_only=True):
     words: str
     """Where it is."""
     is_over: bool
+    stage: str = "not known"
+    """The same in a word or two, which changes seldom enough to be read out."""
+    is_known: bool = True
+    """Whether the server ever gave out this id, as far as it remembers."""
     consumer: str | None = None
     deliveries: int = 0
     attempts: list[Attempt] = []
@@ -123,7 +138,7 @@ class Watched:
 
 
 def _with_status(base: LifeView, status: JobStatus) -> LifeView:
-    fields: dict[str, Any] = {"words": _words(status, base.lane)}
+    fields: dict[str, Any] = {"words": _words(status, base.lane), "stage": _STAGES[type(status)]}
     match status:
         case Leased():
             fields |= {
@@ -134,9 +149,11 @@ def _with_status(base: LifeView, status: JobStatus) -> LifeView:
         case Released():
             fields |= {"deliveries": status.deliveries, "attempts": status.attempts}
         case Ended():
-            fields |= {"is_over": True, "outcome": status.event}
+            fields |= {"is_over": True, "outcome": status.event, "stage": fields["words"]}
+            if isinstance(status.event, Done):  # of which events may not have come, or have been missed
+                fields["texts"] = {output.index: output.text for output in status.event.outputs}
         case Expired() | Lost() | Unknown():
-            fields["is_over"] = True
+            fields |= {"is_over": True, "is_known": not isinstance(status, Unknown)}
         case _:
             pass
     return msgspec.structs.replace(base, **fields)

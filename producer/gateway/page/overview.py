@@ -23,6 +23,7 @@ from producer.gateway.page.runs import RunView, RunWatch
 MAX_LANES: Final = 50
 MAX_IDLE_LANES: Final = 10
 """Of those: lanes that hold nothing and are not paused."""
+MAX_CONSUMERS: Final = 20
 MAX_LETTERS: Final = 10
 MAX_JOBS: Final = 8
 """Of a consumer, by name."""
@@ -67,6 +68,10 @@ class Overview(Struct, frozen=True, kw_only=True):
     num_more_lanes: int = 0
     """Lanes beside these."""
     consumers: list[ConsumerView] = []
+    num_consumers: int = 0
+    """All that are alive."""
+    speed: float = 0.0
+    """Output tokens per second of all of them."""
     letters: list[DeadLetter] = []
     """Newest first."""
     batches: list[BatchView] = []
@@ -74,11 +79,6 @@ class Overview(Struct, frozen=True, kw_only=True):
     runs: list[RunView] = []
     """Batches that the gateway does not drive, as far as something of them runs."""
     charts: list[Chart] = []
-
-    @property
-    def speed(self) -> float:
-        """Output tokens per second of all consumers."""
-        return sum(consumer.speed.generation_tokens_per_s for consumer in self.consumers)
 
 
 class OverviewReader:
@@ -115,7 +115,9 @@ class OverviewReader:
             num_dead=depths.dead,
             lanes=lanes,
             num_more_lanes=len(depths.lanes) - len(lanes),
-            consumers=self._consumers(depths.consumers, held),
+            consumers=self._consumers(shown_consumers(depths.consumers), held),
+            num_consumers=len(depths.consumers),
+            speed=sum(self._history.speed_of(name).generation_tokens_per_s for name in depths.consumers),
             letters=letters,
             batches=batches,
             runs=runs,
@@ -162,6 +164,12 @@ class _Held(Struct):
 def _held_job(lane: str, entry: str, deliveries: int, now_ms: int) -> HeldJob:
     age_ms = max(now_ms - int(entry.partition("-")[0]), 0)
     return HeldJob(job_id=f"{lane}.{entry}", age_s=age_ms / 1000, deliveries=deliveries)
+
+
+def shown_consumers(beats: Mapping[str, Heartbeat]) -> dict[str, Heartbeat]:
+    """Those that are not ready, which somebody may have to look after, and then the others, by name."""
+    names = sorted(beats, key=lambda name: (beats[name].phase == "ready", name))
+    return {name: beats[name] for name in names[:MAX_CONSUMERS]}
 
 
 def shown_lanes(lanes: Sequence[LaneDepth]) -> list[LaneDepth]:

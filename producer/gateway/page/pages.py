@@ -24,7 +24,7 @@ from producer.gateway.page.sending import event, sent
 async def overview_page(request: CallersRequest, gateway: GatewayHere) -> Response[str]:
     """The overview."""
     parts = await gateway.board.parts()
-    return page("overview_page", parts=parts, key_id=request.auth.key_id)
+    return page("overview_page", parts=parts, key_id=request.auth.key_id, lane=request.auth.lane)
 
 
 @get("/page/events", opt=PAGE, media_type="text/event-stream", include_in_schema=False)

@@ -27,7 +27,7 @@ from tests.consumer.running import consuming
 from tests.producer.gateway.batching import has_model, input_of, make_batch, request_line
 from tests.producer.gateway.gateways import GatewayProcess
 from tests.producer.gateway.running import serving
-from tests.producer.gateway.tenants import add_key
+from tests.producer.gateway.tenants import add_key, ring
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 QUIET = ["--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
@@ -77,6 +77,7 @@ async def opened(browser: Browser, url: str, path: str = "/", **settings: Any) -
     yield page
     expected = re.compile(
         r"status of (401|403|404)|ERR_CONNECTION_REFUSED|ERR_INCOMPLETE|ERR_EMPTY|^\[object Event\]$"
+        r"|^htmx:(afterRequest|sendError), "
     )
     assert [line for line in wrong if not expected.search(line)] == []
     assert [one for one in asked if not one.startswith(url)] == []
@@ -102,7 +103,11 @@ async def test_it_is_live_and_keeps_the_focus(browser: Browser, redis_url: str, 
         await expect(button).to_be_focused()
         await page.keyboard.press("Enter")
         await expect(page.get_by_role("status").filter(has_text="Lane alice is paused")).to_be_visible()
-        await expect(page.get_by_role("button", name="Resume lane alice")).to_be_visible()
+        await expect(page.get_by_role("button", name="Resume lane alice")).to_be_focused()
+        await page.keyboard.press("Enter")
+        await expect(button).to_be_focused()
+        await page.get_by_role("button", name="Close").click()
+        await expect(page.get_by_role("button", name="Close")).to_be_hidden()
         await page.get_by_role("button", name="Pause the queue").click()
         await expect(page.get_by_text("consumers take nothing more from any lane")).to_be_visible()
         await page.get_by_role("button", name="Resume the queue").click()
@@ -141,6 +146,7 @@ async def test_a_running_job_is_followed_and_cancelled(
         page.on("dialog", lambda dialog: dialog.accept())
         await page.get_by_role("button", name="Cancel").click()
         await expect(page.locator("#life")).to_contain_text("failed: cancelled")
+        await expect(page.get_by_role("button", name="Cancel")).to_be_hidden()
 
 
 async def test_dead_letters_by_keyboard(browser: Browser, redis_url: str, url: str, tmp_path: Path) -> None:
@@ -154,6 +160,7 @@ async def test_dead_letters_by_keyboard(browser: Browser, redis_url: str, url: s
         await page.keyboard.press("Enter")
         await expect(page.get_by_role("status").filter(has_text="Requeued as a new job")).to_be_visible()
         await expect(requeue).to_be_hidden()
+        await expect(page.get_by_role("heading", name="Dead letters")).to_be_focused()
 
 
 async def test_who_logs_in_sees_it_and_who_logs_out_does_not(
@@ -173,6 +180,18 @@ async def test_who_logs_in_sees_it_and_who_logs_out_does_not(
         await expect(page.get_by_label("Operator's key")).to_be_visible()
 
 
+async def test_a_key_that_is_revoked_brings_the_login_form(
+    browser: Browser, redis_url: str, tmp_path: Path
+) -> None:
+    headers, key = await add_key(tmp_path, "ops", is_operator=True)
+    async with serving(redis_url, tmp_path) as url, opened(browser, url) as page:
+        await page.get_by_label("Operator's key").fill(headers["Authorization"].removeprefix("Bearer "))
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("heading", name="Lanes")).to_be_visible()
+        await ring(tmp_path).revoke(key.id)
+        await expect(page.get_by_text("was revoked")).to_be_visible()
+
+
 async def test_a_gateway_that_comes_back_is_found_again(
     browser: Browser, redis_url: str, tmp_path: Path
 ) -> None:
@@ -181,6 +200,8 @@ async def test_a_gateway_that_comes_back_is_found_again(
         await expect(page.get_by_role("heading", name="Lanes")).to_be_visible()
         gateway.kill()
         await expect(page.get_by_text("The connection to the gateway is lost")).to_be_visible()
+        await page.get_by_role("button", name="Pause the queue").click()
+        await expect(page.get_by_text("The gateway did not answer")).to_be_visible()
         await client.set_lane("back", weight=1.0)
         again = GatewayProcess(redis_url, tmp_path / "gateway", port=gateway.port)
         try:

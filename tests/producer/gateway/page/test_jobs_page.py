@@ -36,6 +36,9 @@ async def test_a_prompt_is_tried_and_its_answer_streams(
     assert ">done</span>" in shown["life"]
     assert life.names[-1] == "over"
     assert life.names.count("life") >= 2
+    assert '<span class="hidden" role="status">Job done</span>' in shown["life"]
+    page = (await http.get(connect[1].removesuffix("/events"), headers=HTML)).text
+    assert "a &lt;b&gt; &amp;" in page.partition("</section>")[0]  # also without the stream
 
 
 @pytest.mark.parametrize(
@@ -55,7 +58,7 @@ async def test_what_cannot_be_tried_is_told(
 ) -> None:
     reply = await http.post("/page/try", data=wrong, headers=HX)
     assert reply.status_code == 400
-    assert reply.text.startswith('<p class="banner bad" role="alert">')
+    assert reply.text.startswith('<div class="banner bad" role="alert">')
     assert words in html.unescape(reply.text)
 
 
@@ -66,7 +69,7 @@ async def test_a_body_that_is_too_large_is_told_in_words(redis_url: str, tmp_pat
     ):
         reply = await http.post("/page/try", data={"prompt": "x" * 1000}, headers=HX)
     assert reply.status_code == 413
-    assert reply.text.startswith('<p class="banner bad" role="alert">')
+    assert reply.text.startswith('<div class="banner bad" role="alert">')
 
 
 async def test_a_waiting_job_is_shown_found_and_cancelled(redis_url: str, http: httpx.AsyncClient) -> None:
@@ -114,5 +117,6 @@ async def test_ids_that_are_none(http: httpx.AsyncClient) -> None:
     unknown = await http.get("/page/jobs/standard.1-0.9f86d081884c7d65", headers=HTML)
     assert unknown.status_code == 200
     assert "unknown: this server never gave out this id" in unknown.text
+    assert "enqueued in" not in unknown.text
     async with watching(http, "/page/jobs/standard.1-0.9f86d081884c7d65/events") as life:
         await life.until(lambda now: "over" in now)

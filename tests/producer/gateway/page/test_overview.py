@@ -12,9 +12,15 @@ from openai import AsyncOpenAI
 
 from penstock.client import Client
 from penstock.lanes import LaneSettings
-from penstock.messages import Job, SamplingParams
+from penstock.messages import Heartbeat, Job, SamplingParams
 from producer.gateway.depths import OTHER_LANES, LaneDepth
-from producer.gateway.page.overview import MAX_IDLE_LANES, MAX_LANES, shown_lanes
+from producer.gateway.page.overview import (
+    MAX_CONSUMERS,
+    MAX_IDLE_LANES,
+    MAX_LANES,
+    shown_consumers,
+    shown_lanes,
+)
 from tests.consumer.models import save_model
 from tests.consumer.running import consuming
 from tests.producer.gateway.batching import ended, has_model, input_of, make_batch, request_line
@@ -95,7 +101,7 @@ async def test_a_lane_and_the_queue_are_paused_by_buttons(http: httpx.AsyncClien
         await parts.until(lambda now: "The queue is paused" not in now["summary"])
     wrong = await http.post("/page/lanes/No-Lane/pause", headers={**HX, "HX-Target": "notice"})
     assert wrong.status_code == 400
-    assert wrong.text.startswith('<p class="banner bad">')
+    assert wrong.text.startswith('<div class="banner bad">')
 
 
 async def test_dead_letters_are_requeued_and_dropped(
@@ -192,6 +198,15 @@ async def test_many_watch_one_rendering_and_a_slow_one_sees_the_latest(
         shown = await slow.until(lambda now: "lane-lane-2" in now.get("lanes", ""))
         assert shown["lanes"] == quick.now["lanes"]
     await asyncio.sleep(0)
+
+
+def test_consumers_that_are_not_ready_come_before_those_that_are() -> None:
+    beats = {
+        f"c{n:02}": Heartbeat(model="m", phase="loading" if n == 50 else "ready", at_ms=1, interval_ms=1)
+        for n in range(60)
+    }
+    names = list(shown_consumers(beats))
+    assert names == ["c50", *(f"c{n:02}" for n in range(MAX_CONSUMERS - 1))]
 
 
 def test_lanes_that_hold_something_or_are_paused_come_before_idle_ones() -> None:
