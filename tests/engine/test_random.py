@@ -18,7 +18,7 @@ from tests.engine.random_requests import random_request
 from tests.engine.run import engine_of
 from tests.engine.tiny_models import save_wordy_model
 
-NUM_REQUESTS = 400
+NUM_REQUESTS = 600
 
 Key = tuple[str, int]
 
