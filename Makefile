@@ -12,7 +12,7 @@ demo: $(VENV)/.installed $(VENV)/.native
 # Three at once on two cores: a third of the tests wait, for leases and processes. Files in their own order, as those
 # with most tests are not those that take longest.
 test: $(VENV)/.installed-dev $(VENV)/.native
-	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -rfER --rerun-show-tracebacks
 
 # Every Triton kernel ahead of time for sm_80 and sm_90; `make test` compiles a few. Minutes.
 compile-kernels: $(VENV)/.installed-dev

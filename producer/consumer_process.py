@@ -115,7 +115,8 @@ class Supervisor:
                 started = time.monotonic()
                 status = await self._run_once()
                 if self._draining.is_set():
-                    return status
+                    # By SIGTERM itself: it was still starting, and holds nothing that could be drained.
+                    return 0 if status == -signal.SIGTERM else status
                 failures = 1 if time.monotonic() - started > _STEADY_S else failures + 1
                 if status == MODEL_NOT_LOADED:
                     raise ConsumerFailed(f"the consumer can't load its model{self._tail() or _SAID_ABOVE}")

