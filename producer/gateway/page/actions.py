@@ -116,7 +116,7 @@ async def try_prompt(
     async with gateway.meter.admit(request.auth, estimated_tokens(job)):
         job_id = JobId.parse(await gateway.client.submit(job, lane))
     gateway.board.look()
-    views = Watched(gateway.client, job_id).views()
+    views = Watched(gateway.client, gateway.link, gateway.keys, job_id).views()
     try:
         view = await anext(views)
     finally:

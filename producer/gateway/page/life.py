@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from penstock.attempts import Attempt
 from penstock.client import Client
+from penstock.dead import DeadLetter, read_latest_letters
 from penstock.errors import InvalidJob, JobLost, ServerError
 from penstock.keys import JOB, NONCE, JobId, Keys
 from penstock.link import Link
@@ -26,6 +27,8 @@ PAUSE_S: Final = 0.1
 """Between two looks at a job that streams."""
 MAX_TEXT: Final = 20_000
 """Characters of an output that are shown while it grows: its end."""
+SEARCHED_LETTERS: Final = 200
+"""The newest dead letters, among which a failed job's own is looked for."""
 
 
 _STAGES: Final[dict[type, str]] = {
@@ -64,13 +67,16 @@ class LifeView(Struct, frozen=True, kw_only=True):
     texts: dict[int, str] = {}
     """What there is of each sample."""
     outcome: Done | Failed | None = None
+    letter: DeadLetter | None = None
+    """What became of one that failed at its last attempt; it outlives the job's answers."""
 
 
 class Watched:
     """A job that is followed: its events as they come, and its status beside them."""
 
-    def __init__(self, client: Client, job_id: JobId) -> None:
+    def __init__(self, client: Client, link: Link, keys: Keys, job_id: JobId) -> None:
         self._client = client
+        self._link, self._keys = link, keys
         self._job_id = job_id
         self._texts: dict[int, str] = {}
         self._num_events = self._num_tokens = 0
@@ -131,10 +137,15 @@ class Watched:
             outcome=self._outcome,
         )
         try:
-            status = await self._client.status(str(self._job_id))
+            view = _with_status(base, await self._client.status(str(self._job_id)))
+            if not view.is_over or isinstance(view.outcome, Done):
+                return view
+            letter = await find_letter(self._link, self._keys, self._job_id)
         except ServerError as error:
             return msgspec.structs.replace(base, words=f"the queue can't be reached: {error}")
-        return _with_status(base, status)
+        if letter is None:
+            return view
+        return msgspec.structs.replace(view, attempts=letter.attempts, letter=letter)
 
 
 def _with_status(base: LifeView, status: JobStatus) -> LifeView:
@@ -191,11 +202,25 @@ async def find_entry(link: Link, keys: Keys, job_id: JobId) -> Entry | None:
     nonce = fields.get(NONCE.encode(), b"").decode(errors="replace") or None
     if job_id.nonce not in (None, nonce):
         return None
+    return Entry(job_id=JobId(job_id.lane, job_id.entry, nonce), job=read_job(fields.get(JOB.encode(), b"")))
+
+
+def read_job(data: bytes) -> Job | None:
+    """The job in an entry or a letter; None where it can't be read."""
     try:
-        job = decode_job(fields.get(JOB.encode(), b""))
+        return decode_job(data)
     except InvalidJob:
-        job = None
-    return Entry(job_id=JobId(job_id.lane, job_id.entry, nonce), job=job)
+        return None
+
+
+async def find_letter(link: Link, keys: Keys, job_id: JobId) -> DeadLetter | None:
+    """The job's dead letter, if it is one of the newest.
+
+    Raises:
+        ServerError: the server can't be asked.
+    """
+    letters = await read_latest_letters(link, keys, SEARCHED_LETTERS)
+    return next((letter for letter in letters if letter.job_id == str(job_id)), None)
 
 
 def prompt_of(job: Job) -> str:

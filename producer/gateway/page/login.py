@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Final
+from urllib.parse import quote
 
 from litestar import Request, Response, get, post
 from litestar.params import URLEncodedBody
@@ -23,6 +24,8 @@ class Login(Struct, frozen=True, kw_only=True):
     """The form."""
 
     key: Annotated[str, Meta(max_length=256)] = ""
+    to: Annotated[str, Meta(max_length=512)] = "/"
+    """The page that was asked for."""
 
 
 @get("/login", opt=PAGE, include_in_schema=False)
@@ -40,7 +43,7 @@ async def login(request: _AnyRequest, gateway: GatewayHere, data: URLEncodedBody
     await gateway.meter.count(caller)
     if not caller.is_operator:
         raise Forbidden("this key is not an operator's; the page takes one", code="operator_only")
-    return Redirect("/", status_code=303, cookies=[cookie_of(key, request)])
+    return Redirect(quote(_place(data.to)), status_code=303, cookies=[cookie_of(key, request)])
 
 
 @post("/logout", opt=PAGE, include_in_schema=False)
@@ -63,8 +66,13 @@ def on_page_error(request: _AnyRequest, error: Exception) -> Response[str] | Res
     if "text/html" not in request.headers.get("accept", ""):
         return reply
     if status == Unauthorized.status or told.code == "operator_only":
-        return page("login", status, words=_words(request, told))
+        return page("login", status, words=_words(request, told), to=_place(request.url.path))
     return page("error_page", status, words=told.message, code=status)
+
+
+def _place(path: str) -> str:
+    """Where a login leads: to a job's page or the first one, never where others' forms might want it to."""
+    return path if path.startswith("/page/jobs/") else "/"
 
 
 def _words(request: _AnyRequest, error: ErrorBody) -> str | None:

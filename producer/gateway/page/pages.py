@@ -15,7 +15,7 @@ from penstock.keys import JobId
 from producer.gateway.access import PAGE
 from producer.gateway.errors import NotFound
 from producer.gateway.gateway import CallersRequest, Gateway, GatewayHere
-from producer.gateway.page.life import LifeView, Watched, find_entry, prompt_of
+from producer.gateway.page.life import LifeView, Watched, find_entry, prompt_of, read_job
 from producer.gateway.page.rendering import page, render
 from producer.gateway.page.sending import event, sent
 
@@ -54,9 +54,11 @@ async def job_page(
     entry = await find_entry(gateway.link, gateway.keys, parsed)
     if entry is not None and entry.job_id != parsed:
         return Redirect(f"/page/jobs/{entry.job_id}", status_code=303)
-    job = None if entry is None else entry.job
-    async with aclosing(Watched(gateway.client, parsed).views()) as views:
+    async with aclosing(_watched(gateway, parsed).views()) as views:
         view = await anext(views)
+    job = None if entry is None else entry.job
+    if entry is None and view.letter is not None:
+        job = read_job(view.letter.job)
     return page(
         "job_page",
         view=view,
@@ -74,12 +76,16 @@ async def job_life(request: CallersRequest, gateway: GatewayHere, job_id: FromPa
 
 async def _life(gateway: Gateway, job_id: JobId) -> AsyncGenerator[bytes]:
     before: LifeView | None = None
-    async with aclosing(Watched(gateway.client, job_id).views()) as views:
+    async with aclosing(_watched(gateway, job_id).views()) as views:
         async for view in views:
             if view != before:
                 yield event("life", render("life", view=view))
             before = view
     yield event("over", "")
+
+
+def _watched(gateway: Gateway, job_id: JobId) -> Watched:
+    return Watched(gateway.client, gateway.link, gateway.keys, job_id)
 
 
 def _parsed(text: str) -> JobId:

@@ -106,7 +106,16 @@ async def test_attempts_are_told_while_a_job_is_tried_again(
             shown = await life.until(lambda now: "attempt 1 failed on" in now.get("life", ""))
             assert "engine_error" in shown["life"]
             shown = await life.until(lambda now: "over" in now)
-    assert "failed: engine_error" in shown["life"]
+        assert "failed: engine_error" in shown["life"]
+        assert "attempt 3 failed on" in shown["life"]
+        page = (await http.get(f"/page/jobs/{job_id}", headers=HTML)).text
+        assert ">fail!</pre>" in page  # which its letter holds
+        act = re.search(r'hx-post="(/page/dead/[0-9-]+/requeue)"', page)
+        assert act is not None
+        assert "Requeued as a new job" in (await http.post(act[1], headers=HX)).text
+    after = (await http.get(f"/page/jobs/{job_id}", headers=HTML)).text
+    assert "failed: engine_error" in after
+    assert "It is a dead letter" not in after
 
 
 async def test_ids_that_are_none(http: httpx.AsyncClient) -> None:

@@ -59,6 +59,18 @@ async def test_an_operators_key_opens_the_page_and_its_cookie_nothing_else(doors
         assert (await browser.get("/")).status_code == 401
 
 
+async def test_a_login_leads_to_the_job_that_was_asked_for(doors: Doors) -> None:
+    async with doors.browser() as browser:
+        path = "/page/jobs/standard.1-0.9f86d081884c7d65"
+        closed = await browser.get(path)
+        assert closed.status_code == 401
+        assert f'name="to" value="{path}"' in closed.text
+        for to, place in ((path, path), ("//elsewhere.example", "/"), ("/page/jobs/\r\nX: 1", None)):
+            form = {"key": doors.operator, "to": to}
+            entered = await browser.post("/login", data=form, headers=doors.own)
+            assert entered.headers["location"] == (place or "/page/jobs/%0D%0AX%3A%201")
+
+
 async def test_other_keys_do_not(doors: Doors) -> None:
     async with doors.browser() as browser:
         for key, status, words in (
