@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# The programs that tests start are then compiled once, also where containers ask for no bytecode.
+export PYTHONDONTWRITEBYTECODE :=
 RUN_PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 
 .PHONY: demo test compile-kernels test-js test-page lint soak soak-batch storm bench-step bench-grammars bench-queue bench-kernels bench-engine bench-engine-cpu bench-gateway fuzz-api gpu clean
